@@ -1,0 +1,72 @@
+"""The only file that touches private names of other libraries."""
+
+import mmap
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from torch import Tensor
+from torch.optim.adam import adam
+
+__all__ = [
+    "Interval",
+    "StrOptions",
+    "adam_step",
+    "check_sample_weight",
+    "cpu_has_bfloat16",
+    "fit_context",
+    "release_pages",
+]
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices natively."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        supported = getattr(torch.cpu, name, None)
+        if supported is not None and supported():
+            return True
+    return False
+
+
+def adam_step(
+    parameter: Tensor,
+    gradient: Tensor,
+    first_moment: Tensor,
+    second_moment: Tensor,
+    step: Tensor,
+    learning_rate: float,
+) -> None:
+    """One step of Adam (Kingma and Ba, 2015) in place, by torch's fused kernel.
+
+    The functional form: constructing a ``torch.optim`` optimiser imports a compiler
+    that is not used here, which costs a second in every process.
+    """
+    adam(
+        [parameter],
+        [gradient],
+        [first_moment],
+        [second_moment],
+        [],
+        [step],
+        fused=parameter.device.type in ("cpu", "cuda"),
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=learning_rate,
+        weight_decay=0.0,
+        eps=1e-8,
+        maximize=False,
+    )
+
+
+def release_pages(X: Any) -> None:
+    """Let go of the pages of a read-only memory map that have been read.
+
+    They stay in the system's cache; they no longer count as this process's memory.
+    """
+    mapping = getattr(X, "_mmap", None)
+    if isinstance(X, np.memmap) and X.mode == "r" and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)

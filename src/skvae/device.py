@@ -1,0 +1,87 @@
+"""Where the arithmetic runs, and in which precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ._compat import cpu_has_bfloat16
+
+# Below this many weights the casts cost more than bfloat16 products save.
+BFLOAT16_MIN_WEIGHTS = 100_000
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The torch device that a ``device`` parameter stands for.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        "auto" is CUDA where there is a GPU, else the CPU; anything else is any device
+        string that torch knows ("cpu", "cuda", "cuda:1", "mps").
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the device, or this machine does not have it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine ({_first_line(error)}); "
+            f"expected one of {available}."
+        ) from error
+    if resolved.type == "meta":
+        raise ValueError(f"device='meta' holds no data; expected one of {available}.")
+    return resolved
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def resolve_precision(
+    precision: str, device: torch.device, *, real_valued: bool, n_weights: int
+) -> torch.dtype:
+    """What the network computes in while it trains.
+
+    "auto" takes bfloat16 where the hardware multiplies it natively, the network is
+    large enough to gain, and the data are bounded (rounding a real-valued residual to
+    three digits would cost likelihood). Weights and optimiser stay float32 in any case.
+    """
+    if precision == "float32":
+        return torch.float32
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if real_valued or n_weights < BFLOAT16_MIN_WEIGHTS:
+        return torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and cpu_has_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Within, numbers under 1e-38 count as 0 on this thread.
+
+    Adam's moments of a weight whose gradient stays away decay into that range, where
+    some processors are many times slower.
+    """
+    tiny = torch.full((), 1e-40)
+    before = bool(tiny * 1.0 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

@@ -1,0 +1,373 @@
+"""The engine: trains a model on an array that already lies on its device.
+
+No DataLoader and no per-row Python: a batch is a slice of a permutation, noise and
+permutation come from the engine's own generator, all weights are one flat float32
+buffer that a single fused Adam call updates.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import cos, pi
+
+import torch
+from torch import Tensor
+
+from ._compat import adam_step
+from .device import flush_denormals
+from .gradients import gradient_step
+from .model import Model
+from .objectives import Terms
+
+# A latent dimension is active where its posterior mean varies this much over the data
+# (Burda et al., 2016).
+ACTIVE_VARIANCE = 0.01
+# Noise is drawn in blocks of this many numbers, so that long data need no more memory.
+NOISE_BLOCK = 2**22
+
+
+class DivergenceError(ValueError):
+    """Training met a loss that is not finite; the last finite weights were kept."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows in the model's units, on its device, with weights of mean 1 or none."""
+
+    X: Tensor
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+@dataclass
+class Record:
+    """What one epoch came to; losses in nats per row, means over the rows."""
+
+    epoch: int
+    loss: float
+    reconstruction: float
+    kl: float
+    validation_loss: float | None
+    validation_reconstruction: float | None
+    validation_kl: float | None
+    active_units: int
+    learning_rate: float
+    seconds: float
+
+    @property
+    def monitored(self) -> float:
+        """What the best epoch has least of."""
+        return self.loss if self.validation_loss is None else self.validation_loss
+
+
+def constant(progress: float) -> float:
+    """The learning rate as it is."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """From the learning rate down to 0 along half a cosine."""
+    return 0.5 * (1 + cos(pi * progress))
+
+
+# Fraction of all steps done -> factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": constant,
+    "cosine": cosine,
+}
+
+
+class Trainer:
+    """A model in training: its flat weights, their optimiser, its randomness.
+
+    Parameters
+    ----------
+    model : Model
+        Trained in place. Between epochs its weights are float32.
+    learning_rate : float
+    batch_size : int
+    precision : torch.dtype
+        What the network computes in while it trains.
+    generator : torch.Generator
+        On the CPU, so that a seed means the same on every device.
+    schedule : str
+        A key of ``SCHEDULES``.
+    max_gradient_norm : float or None
+        Gradients longer than this are scaled down to it.
+    log_scale : float
+        What the units add to -log p(x|z): records are in the user's own units.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        learning_rate: float,
+        batch_size: int,
+        precision: torch.dtype,
+        generator: torch.Generator,
+        schedule: str = "constant",
+        max_gradient_norm: float | None = None,
+        log_scale: float = 0.0,
+    ):
+        self.model = model
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.precision = precision
+        self.generator = generator
+        self.schedule = SCHEDULES[schedule]
+        self.max_gradient_norm = max_gradient_norm
+        self.log_scale = log_scale
+        self.n_epochs = 0
+        self.n_steps = 0
+
+        self.weights = FlatWeights(model, precision)
+        self.gradient_step = gradient_step(model, self.weights.gradients)
+        self.weights.full_precision()
+        self.first_moment = torch.zeros_like(self.weights.master)
+        self.second_moment = torch.zeros_like(self.weights.master)
+        self.step_count = torch.zeros(
+            (), device=model.device if model.device.type == "cuda" else "cpu"
+        )
+
+    def close(self) -> None:
+        """Give the model weights of its own, and let go of the buffers."""
+        self.weights.detach()
+
+    def train_epoch(self, data: Data, total_steps: int | None = None) -> Record:
+        """One pass over the rows in a new order; returns its record.
+
+        ``total_steps`` is the length of the schedule, in steps.
+        """
+        started = time.perf_counter()
+        device, size = data.X.device, self.batch_size
+        order = torch.randperm(len(data), generator=self.generator).to(device)
+        totals = torch.zeros(3, device=device)
+        mean_sum = torch.zeros(self.model.latent_dim, device=device)
+        square_sum = torch.zeros_like(mean_sum)
+        rate = self.learning_rate
+        full_batch = torch.full((size,), 1 / size, device=device)
+
+        self.weights.training_precision()
+        noise = self._noise(len(data))
+        with flush_denormals():
+            for start in range(0, len(data), size):
+                rows = order[start : start + size]
+                x = data.X.index_select(0, rows)
+                row_weights = full_batch
+                if len(rows) < size:
+                    row_weights = torch.full((len(rows),), 1 / len(rows), device=device)
+                if data.weights is not None:
+                    row_weights = row_weights * data.weights[rows]
+                loss, terms = self.gradient_step(x, next(noise), row_weights)
+                with torch.no_grad():
+                    if total_steps is not None:
+                        rate = self.learning_rate * self.schedule(
+                            self.n_steps / total_steps
+                        )
+                    self._update(rate)
+                    totals.add_(summary(loss, terms) @ row_weights, alpha=len(rows))
+                    mean = terms.mean.detach()
+                    mean_sum.add_(mean.sum(0))
+                    square_sum.add_(mean.square().sum(0))
+        self.weights.full_precision()
+
+        self.n_epochs += 1
+        loss_mean, reconstruction, kl = self._means(totals, len(data))
+        variance = square_sum / len(data) - (mean_sum / len(data)).square()
+        return Record(
+            epoch=self.n_epochs,
+            loss=loss_mean,
+            reconstruction=reconstruction,
+            kl=kl,
+            validation_loss=None,
+            validation_reconstruction=None,
+            validation_kl=None,
+            active_units=int((variance > ACTIVE_VARIANCE).sum()),
+            learning_rate=rate,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _noise(self, n_rows: int) -> Iterator[Tensor]:
+        """Noise of each batch in turn, (S, batch, n_noise)."""
+        draws, width = self.model.objective.n_draws, self.model.n_noise
+        per_row = draws * width
+        batches = max(1, NOISE_BLOCK // (per_row * self.batch_size))
+        for start in range(0, n_rows, batches * self.batch_size):
+            block = min(batches * self.batch_size, n_rows - start)
+            noise = torch.randn(block, draws, width, generator=self.generator)
+            noise = noise.to(self.model.device).transpose(0, 1)
+            yield from noise.split(self.batch_size, dim=1)
+
+    def _update(self, rate: float) -> None:
+        gradient = self.weights.gather_gradients()
+        if self.max_gradient_norm is not None:
+            norm = gradient.norm() + 1e-12
+            gradient.mul_((self.max_gradient_norm / norm).clamp(max=1.0))
+        adam_step(
+            self.weights.master,
+            gradient,
+            self.first_moment,
+            self.second_moment,
+            self.step_count,
+            rate,
+        )
+        self.weights.spread()
+        self.n_steps += 1
+
+    def evaluate(self, data: Data, noise: Tensor) -> tuple[float, float, float]:
+        """Loss, reconstruction and KL: means over the rows, under this noise."""
+        totals = torch.zeros(3, device=data.X.device)
+        weights = data.weights
+        if weights is None:
+            weights = torch.ones(len(data), device=data.X.device)
+        with torch.no_grad():
+            for start in range(0, len(data), 1024):
+                rows = slice(start, start + 1024)
+                terms = self.model.training_terms(data.X[rows].float(), noise[:, rows])
+                loss = self.model.objective.loss(terms)
+                totals += summary(loss, terms) @ weights[rows]
+        return self._means(totals, len(data))
+
+    def _means(self, totals: Tensor, n_rows: int) -> tuple[float, float, float]:
+        loss, reconstruction, kl = (totals / n_rows).tolist()
+        return loss + self.log_scale, reconstruction + self.log_scale, kl
+
+
+def summary(loss: Tensor, terms: Terms) -> Tensor:
+    """Loss, reconstruction and KL of each row, (3, N)."""
+    return torch.stack([loss, terms.reconstruction, terms.divergence]).detach()
+
+
+class FlatWeights:
+    """All weights of a model in one float32 buffer, seen by the model as its own.
+
+    Where training runs in a lower precision the network computes with a copy that
+    follows the float32 master; the few weights outside the network stay float32.
+    """
+
+    def __init__(self, model: Model, precision: torch.dtype):
+        self.parameters = list(model.parameters())
+        in_network = {id(p) for p in model.network.parameters()}
+        # The network's weights first: the copy is then one piece of the buffer.
+        self.parameters.sort(key=lambda p: id(p) not in in_network)
+        n_network = sum(p.numel() for p in model.network.parameters())
+
+        self.master = torch.cat([p.detach().flatten() for p in self.parameters])
+        self.gradient = torch.zeros_like(self.master)
+        self.low = self.low_gradient = None
+        if precision != torch.float32:
+            self.low = self.master[:n_network].to(precision)
+            self.low_gradient = torch.zeros_like(self.low)
+        self.full_views = self._views(self.master, None)
+        self.training_views = self._views(self.master, self.low)
+        views = self._views(self.gradient, self.low_gradient)
+        self.training_precision()
+        by_parameter = dict(zip(map(id, self.parameters), views, strict=True))
+        #: Where each parameter's gradient goes, in the order of model.parameters().
+        self.gradients = [by_parameter[id(p)] for p in model.parameters()]
+
+    def _views(self, buffer: Tensor, low: Tensor | None) -> list[Tensor]:
+        views, start = [], 0
+        for parameter in self.parameters:
+            stop = start + parameter.numel()
+            source = low if low is not None and stop <= len(low) else buffer
+            views.append(source[start:stop].view(parameter.shape))
+            start = stop
+        return views
+
+    def _point_at(self, views: list[Tensor]) -> None:
+        for parameter, view in zip(self.parameters, views, strict=True):
+            parameter.data = view
+
+    def training_precision(self) -> None:
+        self.spread()
+        self._point_at(self.training_views)
+
+    def full_precision(self) -> None:
+        self._point_at(self.full_views)
+
+    def gather_gradients(self) -> Tensor:
+        if self.low_gradient is not None:
+            self.gradient[: len(self.low_gradient)].copy_(self.low_gradient)
+        return self.gradient
+
+    def spread(self) -> None:
+        if self.low is not None:
+            self.low.copy_(self.master[: len(self.low)])
+
+    def detach(self) -> None:
+        self._point_at([view.clone() for view in self.full_views])
+
+
+def train(
+    trainer: Trainer,
+    data: Data,
+    *,
+    epochs: int,
+    validation: Data | None = None,
+    validation_noise: Tensor | None = None,
+    patience: int | None = None,
+    tolerance: float = 0.0,
+) -> Iterator[Record]:
+    """Train for some epochs, yielding the record of each; the best weights stay.
+
+    The best epoch has the lowest validation loss, or the lowest training loss where
+    there is no validation set. Whoever iterates may stop at any time, by ``close()`` or
+    by an exception such as KeyboardInterrupt: the best weights so far are in place.
+
+    Parameters
+    ----------
+    patience : int or None
+        Stop after this many epochs in a row without an improvement.
+    tolerance : float
+        What counts as an improvement, in nats per row.
+
+    Raises
+    ------
+    DivergenceError
+        If the loss or a weight is no longer finite. The weights are then those of the
+        best epoch, or the last finite ones where no epoch was whole.
+    """
+    steps = -(-len(data) // trainer.batch_size)
+    total_steps = trainer.n_steps + steps * epochs
+    master = trainer.weights.master
+    best = master.clone()
+    best_loss, waited = float("inf"), 0
+    try:
+        for _ in range(epochs):
+            finite = master.clone() if best_loss == float("inf") else best
+            record = trainer.train_epoch(data, total_steps)
+            if validation is not None:
+                assert validation_noise is not None
+                (
+                    record.validation_loss,
+                    record.validation_reconstruction,
+                    record.validation_kl,
+                ) = trainer.evaluate(validation, validation_noise)
+            values = torch.tensor([record.loss, record.monitored])
+            if not (torch.isfinite(values).all() and torch.isfinite(master).all()):
+                best = finite
+                raise DivergenceError(
+                    f"the loss is no longer finite in epoch {record.epoch} (loss "
+                    f"{record.loss}, reconstruction {record.reconstruction}, KL "
+                    f"{record.kl}, in nats per row)"
+                )
+            improved = record.monitored < best_loss - tolerance
+            waited = 0 if improved else waited + 1
+            if record.monitored < best_loss:
+                best_loss = record.monitored
+                best = master.clone()
+            yield record
+            if patience is not None and waited >= patience:
+                return
+    except KeyboardInterrupt:
+        trainer.weights.full_precision()
+        if best_loss == float("inf") and bool(torch.isfinite(master).all()):
+            best = master.clone()
+        raise
+    finally:
+        master.copy_(best)
+        trainer.weights.full_precision()

@@ -1,0 +1,1019 @@
+"""VAEEstimator: a variational autoencoder with scikit-learn's manners."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ._compat import (
+    Interval,
+    StrOptions,
+    check_sample_weight,
+    fit_context,
+    release_pages,
+)
+from .device import resolve_device, resolve_precision
+from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
+from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, guess
+from .model import Model
+from .networks import NETWORKS, Network
+from .noise import hash_rows, row_noise
+from .objectives import OBJECTIVES, Objective
+from .priors import PRIORS, Prior
+from .progress import Progress
+from .spec import resolve
+from .units import Units, column_means
+
+# Draws of z per row in score: two antithetic pairs.
+SCORE_DRAWS = 4
+# Numbers that a block of rows may occupy at any one layer: 16 MB in float32.
+BLOCK = 2**22
+
+
+class VAEEstimator(
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    CallbackSupportMixin,
+    BaseEstimator,
+):
+    r"""Variational autoencoder.
+
+    Learns a decoder :math:`p(x|z)` and an encoder :math:`q(z|x)` by maximising the
+    evidence lower bound
+
+    .. math:: \log p(x) \ge \mathbb E_{q(z|x)} \log p(x|z)
+        - \mathrm{KL}\left(q(z|x) \,\|\, p(z)\right)
+
+    summed over features and averaged over rows, in nats. ``transform`` gives the mean
+    of :math:`q(z|x)`, ``inverse_transform`` the mean of :math:`p(x|z)`, ``sample`` new
+    rows, ``score`` the bound.
+
+    Parameters
+    ----------
+    latent_dim : int, default=20
+        Dimension of z.
+
+    hidden_dim : int or tuple of int, default=400
+        Width of the encoder's hidden layers; the decoder mirrors them. ``()`` is a
+        linear model.
+
+    epochs : int, default=20
+        Passes over the data.
+
+    batch_size : int, default=100
+        Rows per step.
+
+    learning_rate : float, default=1e-3
+        Of Adam.
+
+    learning_rate_schedule : {"constant", "cosine"}, default="constant"
+        "cosine" brings the learning rate down to 0 over all steps of ``fit``, which
+        usually buys a better bound.
+
+    network : {"mlp"} or Network, default="mlp"
+        How x becomes q(z|x) and z the parameters of p(x|z).
+
+    likelihood : {"auto", "bernoulli", "continuous_bernoulli", "gaussian"} or \
+            Likelihood, default="auto"
+        What p(x|z) is. "auto" is bernoulli where every value lies in [0, 1], gaussian
+        otherwise; the choice is in ``likelihood_``.
+
+    prior : {"normal"} or Prior, default="normal"
+        What p(z) is.
+
+    objective : {"elbo"} or Objective, default="elbo"
+        What is minimised. ``ELBO(beta=4)`` weighs the KL term.
+
+    standardize : {"auto"} or bool, default="auto"
+        Whether the model works on features of mean 0 and standard deviation 1. "auto"
+        does so for likelihoods of real-valued data. Everything handed out (scores,
+        samples, reconstructions) is in the units of X in any case.
+
+    validation_fraction : float or None, default=None
+        Share of the rows to hold out; an explicit set can be given to ``fit`` as
+        ``X_val``.
+
+    early_stopping : bool, default=False
+        Whether to stop after ``n_iter_no_change`` epochs in which the validation loss
+        (the training loss where there is none) did not fall by more than ``tol``.
+
+    n_iter_no_change : int, default=10
+        Patience of early stopping, in epochs.
+
+    tol : float, default=0.0
+        What counts as an improvement for early stopping, in nats per row.
+
+    max_gradient_norm : float or None, default=None
+        Longer gradients are scaled down to this norm.
+
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is a GPU, else the CPU; or any device of torch, such
+        as "cpu", "cuda:1", "mps".
+
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Of the matrix products in training. "auto" takes bfloat16 where the hardware has
+        it and nothing is lost by it. Scores and transforms are always float32.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines initial weights, validation split, order of rows and noise. None
+        takes fresh entropy; NumPy's and torch's global generators are never touched.
+
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the previous ``fit``.
+
+    Attributes
+    ----------
+    history_ : DataFrame (a list of dicts where pandas is missing)
+        One row per epoch: epoch, loss, reconstruction, kl, validation_loss,
+        validation_reconstruction, validation_kl, active_units, learning_rate, seconds.
+        Losses in nats per row; the loss is what the objective minimises.
+
+    model_ : skvae.model.Model
+        The fitted torch module.
+
+    network_, likelihood_, prior_, objective_ : Spec
+        The choices as they were resolved at ``fit``.
+
+    n_iter_ : int
+        Epochs that were run.
+
+    best_epoch_ : int
+        The epoch whose weights were kept: the lowest validation loss, or the lowest
+        training loss where there is no validation set.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has string names.
+
+    References
+    ----------
+    Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skvae import VAEEstimator
+    >>> X = load_digits().data / 16
+    >>> vae = VAEEstimator(latent_dim=8, hidden_dim=64, epochs=5, random_state=0)
+    >>> Z = vae.fit_transform(X)
+    >>> Z.shape
+    (1797, 8)
+    >>> vae.inverse_transform(Z).shape
+    (1797, 64)
+    >>> vae.sample(3, random_state=0).shape
+    (3, 64)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "latent_dim": [Interval(Integral, 1, None, closed="left")],
+        "hidden_dim": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
+        "network": [StrOptions(set(NETWORKS)), Network],
+        "likelihood": [StrOptions({"auto", *LIKELIHOODS}), Likelihood],
+        "prior": [StrOptions(set(PRIORS)), Prior],
+        "objective": [StrOptions(set(OBJECTIVES)), Objective],
+        "standardize": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "early_stopping": ["boolean"],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_gradient_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "device": [str, torch.device],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+    }
+
+    _doc_link_module = "skvae"
+    _doc_link_template = (
+        "https://skvae.readthedocs.io/en/latest/api/skvae.{estimator_name}.html"
+    )
+
+    def __init__(
+        self,
+        latent_dim=20,
+        *,
+        hidden_dim=400,
+        epochs=20,
+        batch_size=100,
+        learning_rate=1e-3,
+        learning_rate_schedule="constant",
+        network="mlp",
+        likelihood="auto",
+        prior="normal",
+        objective="elbo",
+        standardize="auto",
+        validation_fraction=None,
+        early_stopping=False,
+        n_iter_no_change=10,
+        tol=0.0,
+        max_gradient_norm=None,
+        device="auto",
+        precision="auto",
+        random_state=None,
+        verbose=0,
+        warm_start=False,
+    ):
+        self.latent_dim = latent_dim
+        self.hidden_dim = hidden_dim
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.network = network
+        self.likelihood = likelihood
+        self.prior = prior
+        self.objective = objective
+        self.standardize = standardize
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.max_gradient_norm = max_gradient_norm
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+        self.warm_start = warm_start
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    # ------------------------------------------------------------------ training
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, sample_weight=None, X_val=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows within the support of the likelihood.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,) or None
+            Weight of each row in the loss. Only ratios matter.
+        X_val : array-like of shape (n_validation, n_features) or None
+            Validation set, in place of ``validation_fraction``.
+
+        Returns
+        -------
+        self : VAEEstimator
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not as expected; the estimator is then as it
+            was before.
+        DivergenceError
+            If the loss stops being finite. The estimator then holds the last finite
+            weights and its ``history_``.
+
+        Notes
+        -----
+        KeyboardInterrupt ends the training with a warning and keeps the best weights.
+        """
+        context = self._init_callback_context(max_subtasks=self.epochs)
+        with _unchanged_on_error(self):
+            X, weights = self._check_training_data(X, sample_weight, reset=True)
+            if X_val is not None:
+                if self.validation_fraction is not None:
+                    raise ValueError(
+                        f"validation_fraction={self.validation_fraction} and X_val "
+                        "both ask for a validation set; give one of them."
+                    )
+                X_val = self._check(X_val)
+            fitted = self._start(X, weights, warm=self.warm_start)
+            if X_val is not None:
+                self._refuse_outside_support(fitted["likelihood_"], X_val, "X_val")
+            self._train(fitted, X, y, weights, X_val, context)
+        self._raise_divergence()
+        return self
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, *, sample_weight=None):
+        """Train for one pass over a chunk of rows.
+
+        The first chunk decides the likelihood and the standardisation. The optimiser
+        keeps its state from call to call; a copy or a pickle starts it afresh. The
+        learning rate is constant, and the weights are those of the last pass.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,) or None
+
+        Returns
+        -------
+        self : VAEEstimator
+
+        Raises
+        ------
+        ValueError
+            As :meth:`fit` does.
+        """
+        first = not hasattr(self, "model_")
+        with _unchanged_on_error(self):
+            X, weights = self._check_training_data(X, sample_weight, reset=first)
+            if first:
+                vars(self).update(self._start(X, weights, warm=False))
+            else:
+                self._refuse_outside_support(self.likelihood_, X, "X")
+            if not hasattr(self, "_trainer"):
+                self._trainer = self._make_trainer(vars(self))
+            # A schedule has no length here: "constant" whatever the parameter says.
+            data = self._data(self._trainer.model, self.units_, X, weights)
+            before = self._trainer.weights.master.clone()
+            record = self._trainer.train_epoch(data)
+            after = self._trainer.weights.master
+            if np.isfinite(record.loss) and bool(torch.isfinite(after).all()):
+                self._records = [*self._records, record]
+                self.n_iter_ = self.best_epoch_ = len(self._records)
+            else:
+                after.copy_(before)
+                del self._trainer
+                self._divergence = f"the loss is no longer finite (loss {record.loss})"
+        self._raise_divergence()
+        return self
+
+    def _check_training_data(self, X, sample_weight, *, reset):
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        if sample_weight is None:
+            return X, None
+        weights = check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if not np.any(weights > 0):
+            raise ValueError(
+                "sample_weight must hold at least one positive weight; all are zero."
+            )
+        # A row of weight 0 is no row: neither the units nor an epoch may see it.
+        kept = weights > 0
+        if not kept.all():
+            X, weights = X[kept], weights[kept]
+        return X, weights / weights.mean()
+
+    @staticmethod
+    def _refuse_outside_support(likelihood: Likelihood, X: np.ndarray, name: str):
+        inside = likelihood.in_support(X)
+        if inside.all():
+            return
+        row, column = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"{name} has the value {X[row, column]!s} in row {row}, column {column}, "
+            f"outside the support {likelihood.support} of {likelihood!r}. Scale the "
+            "data (MinMaxScaler) or choose another likelihood, such as 'gaussian'."
+        )
+
+    def _start(self, X, weights, *, warm) -> dict[str, Any]:
+        """Everything that is decided before the first step, by attribute name."""
+        likelihood = (
+            guess(X)
+            if isinstance(self.likelihood, str) and self.likelihood == "auto"
+            else resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
+        )
+        if warm and hasattr(self, "model_"):
+            if isinstance(self.likelihood, str) and self.likelihood == "auto":
+                likelihood = self.likelihood_
+            self._refuse_outside_support(likelihood, X, "X")
+            return self._start_warm(likelihood)
+        self._refuse_outside_support(likelihood, X, "X")
+        standardize = self.standardize
+        if isinstance(standardize, str):
+            standardize = likelihood.real_valued
+        elif standardize and not likelihood.real_valued:
+            raise ValueError(
+                f"standardize=True would move the data out of the support "
+                f"{likelihood.support} of {likelihood!r}; use standardize='auto' or "
+                "likelihood='gaussian'."
+            )
+        random_state = self.random_state
+        if random_state is None:
+            # Fresh entropy, not NumPy's global generator.
+            random_state = np.random.SeedSequence().generate_state(1)[0]
+        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        fitted = {
+            "network_": resolve(self.network, NETWORKS, "network", Network),
+            "likelihood_": likelihood,
+            "prior_": resolve(self.prior, PRIORS, "prior", Prior),
+            "objective_": resolve(self.objective, OBJECTIVES, "objective", Objective),
+            "units_": Units.fit(X, weights)
+            if standardize
+            else Units.identity(X.shape[1]),
+            "_seed": seed,
+            "_dtype": X.dtype,
+            "_records": [],
+            "_architecture": (self.latent_dim, self._hidden_dims()),
+            # Grey values under a Bernoulli: samples are means, as of a picture.
+            "_draws": not (
+                isinstance(likelihood, Bernoulli) and bool(np.any((X > 0) & (X < 1)))
+            ),
+        }
+        mean = fitted["units_"].standardize(column_means(X, weights))
+        generator = torch.Generator().manual_seed(seed)
+        fitted["model_"] = _build(fitted, mean, generator).to(
+            resolve_device(self.device)
+        )
+        return fitted
+
+    def _start_warm(self, likelihood) -> dict[str, Any]:
+        """Go on from what the last fit learned."""
+        asked = (
+            (self.latent_dim, self._hidden_dims()),
+            repr(resolve(self.network, NETWORKS, "network", Network)),
+            repr(resolve(self.prior, PRIORS, "prior", Prior)),
+            repr(likelihood),
+        )
+        learned = (
+            self._architecture,
+            repr(self.network_),
+            repr(self.prior_),
+            repr(self.likelihood_),
+        )
+        if asked != learned:
+            raise ValueError(
+                f"warm_start=True cannot go on from {learned} with {asked}; keep "
+                "latent_dim, hidden_dim, network, prior and likelihood, or set "
+                "warm_start=False."
+            )
+        model = copy.deepcopy(self.model_)
+        model.objective = resolve(self.objective, OBJECTIVES, "objective", Objective)
+        return {
+            **{name: vars(self)[name] for name in _LEARNED},
+            "objective_": model.objective,
+            "model_": model.to(resolve_device(self.device)),
+            # Another order and other noise than in the fit before.
+            "_seed": (self._seed + 1) % np.iinfo(np.int32).max,
+        }
+
+    def _hidden_dims(self) -> tuple[int, ...]:
+        if isinstance(self.hidden_dim, Integral):
+            return (int(self.hidden_dim),)
+        for width in self.hidden_dim:
+            if not isinstance(width, Integral) or width < 1:
+                raise ValueError(
+                    f"hidden_dim={self.hidden_dim!r} must be an int or a tuple of ints "
+                    f"of at least 1; {width!r} is not."
+                )
+        return tuple(int(width) for width in self.hidden_dim)
+
+    def _make_trainer(self, fitted: dict[str, Any], schedule="constant") -> Trainer:
+        model = fitted["model_"]
+        generator = torch.Generator().manual_seed(fitted["_seed"] + 2**32)
+        return Trainer(
+            model,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            precision=resolve_precision(
+                self.precision,
+                model.device,
+                real_valued=model.likelihood.real_valued,
+                n_weights=sum(p.numel() for p in model.parameters()),
+            ),
+            generator=generator,
+            schedule=schedule,
+            max_gradient_norm=self.max_gradient_norm,
+            log_scale=fitted["units_"].log_scale,
+        )
+
+    @staticmethod
+    def _data(model: Model, units: Units, X, weights, dtype=torch.float32) -> Data:
+        rows = units.standardize(X)
+        if rows is X:
+            # Shared with the caller where that is safe: training only reads.
+            safe = X.flags.writeable and X.flags.c_contiguous
+            rows = X if safe else np.array(X, order="C")
+        tensor = torch.from_numpy(np.ascontiguousarray(rows))
+        if weights is not None:
+            weights = torch.tensor(weights, dtype=torch.float32, device=model.device)
+        return Data(tensor.to(model.device, dtype), weights)
+
+    def _train(self, fitted, X, y, weights, X_val, context):
+        """Run the epochs and store what came of them, whatever ended them."""
+        model, units = fitted["model_"], fitted["units_"]
+        weights_val = None
+        if self.validation_fraction is not None:
+            X, weights, X_val, weights_val = self._split(X, weights, fitted["_seed"])
+        trainer = self._make_trainer(fitted, self.learning_rate_schedule)
+        # Bounded data may be as coarse as the products; a residual must not be.
+        dtype = torch.float32 if model.likelihood.real_valued else trainer.precision
+        data = self._data(model, units, X, weights, dtype)
+        validation = noise = None
+        if X_val is not None:
+            validation = self._data(model, units, X_val, weights_val)
+            noise = torch.from_numpy(
+                row_noise(
+                    hash_rows(units.standardize(X_val)),
+                    model.objective.n_draws,
+                    model.n_noise,
+                )
+            ).to(model.device)
+
+        records: list[Record] = list(fitted["_records"])
+        n_before = len(records)
+        trainer.n_epochs = n_before
+        hooks = {"estimator": self, "X": X, "y": X if y is None else y}
+        hooks["metadata"] = {} if weights is None else {"sample_weight": weights}
+        context.call_on_fit_task_begin(**hooks)
+        progress = Progress(self.epochs) if self.verbose else None
+        divergence = None
+        run = train(
+            trainer,
+            data,
+            epochs=self.epochs,
+            validation=validation,
+            validation_noise=noise,
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            tolerance=self.tol,
+        )
+
+        def current() -> dict[str, Any]:
+            return {
+                **fitted,
+                "model_": copy.deepcopy(model),
+                "_records": list(records),
+                "n_iter_": len(records) - n_before,
+                "best_epoch_": len(records),
+            }
+
+        try:
+            task = context.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(**hooks)
+            for record in run:
+                records.append(record)
+                if progress is not None:
+                    progress(record)
+                if task.call_on_fit_task_end(
+                    **hooks, reconstruction_attributes=current
+                ):
+                    break
+                if len(records) - n_before < self.epochs:
+                    task = context.subcontext(task_name="epoch")
+                    task.call_on_fit_task_begin(**hooks)
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"Training interrupted in epoch {len(records) + 1}; the best weights "
+                "so far are kept.",
+                UserWarning,
+                stacklevel=4,
+            )
+        except DivergenceError as error:
+            divergence = str(error)
+        finally:
+            run.close()
+            trainer.close()
+            if progress is not None:
+                progress.close()
+
+        monitored = [record.monitored for record in records[n_before:]]
+        fitted["_records"] = records
+        fitted["n_iter_"] = len(monitored)
+        fitted["best_epoch_"] = (
+            n_before + int(np.argmin(monitored)) + 1 if monitored else n_before
+        )
+        vars(self).update(fitted)
+        vars(self).pop("_trainer", None)
+        if divergence is not None:
+            self._divergence = divergence
+        context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
+
+    def _split(self, X, weights, seed):
+        n_validation = max(1, round(self.validation_fraction * len(X)))
+        if n_validation >= len(X):
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} of {len(X)} rows "
+                "leaves none to train on; give more rows or a smaller fraction."
+            )
+        order = np.random.RandomState(seed).permutation(len(X))
+        held_out, kept = order[:n_validation], order[n_validation:]
+        if weights is None:
+            return X[kept], None, X[held_out], None
+        return X[kept], weights[kept], X[held_out], weights[held_out]
+
+    def _raise_divergence(self):
+        """Fail after the last finite weights have been stored."""
+        cause = vars(self).pop("_divergence", None)
+        if cause is None:
+            return
+        mends = [f"a learning_rate below {self.learning_rate:g}"]
+        if self.max_gradient_norm is None:
+            mends.append("max_gradient_norm=10")
+        if self.likelihood_.real_valued and self.units_.is_identity:
+            mends.append("standardize=True")
+        raise DivergenceError(
+            f"Training stopped: {cause}. Likely mends: {', '.join(mends)}. The "
+            "estimator holds the last finite weights."
+        )
+
+    # ------------------------------------------------------------------ inference
+
+    def _check(self, X, **options):
+        return validate_data(
+            self, X, dtype=[np.float64, np.float32], reset=False, **options
+        )
+
+    def _blocks(self, X) -> Iterator[np.ndarray]:
+        """X checked and in the model's units, in blocks of bounded memory."""
+        mapped = isinstance(X, np.memmap)
+        if mapped:
+            self._check(X, skip_check_array=True)
+        source = X if mapped else self._check(X)
+        step = self._block_rows()
+        for start in range(0, len(source), step):
+            block = source[start : start + step]
+            if mapped:
+                block = check_array(
+                    block, dtype=[np.float64, np.float32], input_name="X"
+                )
+            yield self.units_.standardize(block)
+            if mapped:
+                release_pages(X)
+
+    def _block_rows(self, copies: int = 1) -> int:
+        outputs = self.n_features_in_ * self.likelihood_.n_outputs
+        widest = max(outputs, *self._architecture[1], self._architecture[0], 1)
+        return max(1, BLOCK // (widest * copies))
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.model_.device)
+
+    def transform(self, X):
+        """Means of q(z|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Z : ndarray of float32, shape (n_samples, latent_dim)
+        """
+        check_is_fitted(self)
+        return np.concatenate([self._encode(block) for block in self._blocks(X)])
+
+    def _encode(self, block: np.ndarray) -> np.ndarray:
+        """Posterior means of rows in the model's units."""
+        with torch.no_grad():
+            x = self._to_device(block)
+            noise = x.new_zeros(1, len(x), self.model_.n_noise)
+            return self.model_.infer(x, noise).mean.cpu().numpy()
+
+    def inverse_transform(self, Z):
+        """Means of p(x|z).
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, latent_dim)
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            In the units and the dtype of the training data.
+        """
+        return self._decode(self._check_latent(Z), None)
+
+    def _check_rows(self, rows, name: str) -> np.ndarray:
+        """Rows that have lost their column names on the way."""
+        rows = check_array(np.atleast_2d(np.asarray(rows)), input_name=name)
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"{name} has {rows.shape[1]} features, but {self.n_features_in_} are "
+                "expected, as in fit."
+            )
+        return rows
+
+    def _check_latent(self, Z) -> np.ndarray:
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=np.float32, input_name="Z")
+        if Z.shape[1] != self._architecture[0]:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but latent_dim={self._architecture[0]} "
+                "columns are expected, as transform gives."
+            )
+        return Z
+
+    def _decode(self, Z: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+        """Means of p(x|z), or draws where a generator is given."""
+        X = np.empty((len(Z), self.n_features_in_), dtype=self._dtype)
+        step = self._block_rows()
+        with torch.no_grad():
+            for start in range(0, len(Z), step):
+                z = self._to_device(Z[start : start + step])
+                x = (
+                    self.model_.mean(z)
+                    if generator is None
+                    else self.model_.draw(z, generator)
+                )
+                X[start : start + step] = self.units_.restore(x.cpu().numpy())
+        return X
+
+    def sample(self, n_samples=1, random_state=None, *, observation_noise="auto"):
+        """New rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+            None takes fresh entropy.
+        observation_noise : {"auto"} or bool, default="auto"
+            True draws x from p(x|z), so that the rows have the spread of the data;
+            False gives the mean of p(x|z). "auto" is True, but for grey values that
+            were modelled by a Bernoulli: there the mean is what people expect.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            In the units and the dtype of the training data.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} must be an int of at least 1.")
+        if observation_noise not in ("auto", True, False):
+            raise ValueError(
+                f"observation_noise={observation_noise!r} must be 'auto', True or False."
+            )
+        if random_state is None:
+            random_state = np.random.SeedSequence().generate_state(1)[0]
+        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            parameters = {k: v.cpu() for k, v in self.model_.prior_parameters.items()}
+            z = self.prior_.draw(
+                n_samples, self._architecture[0], generator, **parameters
+            )
+        draws = self._draws if observation_noise == "auto" else observation_noise
+        if not draws:
+            return self._decode(z.numpy(), None)
+        on_device = torch.Generator(self.model_.device).manual_seed(seed + 1)
+        return self._decode(z.numpy(), on_device)
+
+    def reconstruct(self, X):
+        """X encoded and decoded again: ``inverse_transform(transform(X))``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+        """
+        return self._decode(self.transform(X), None)
+
+    def interpolate(self, a, b, n_steps=10):
+        """Decode the straight line between the codes of two rows.
+
+        Parameters
+        ----------
+        a, b : array-like of shape (n_features,) or (n_pairs, n_features)
+            Where to start, and where to end.
+        n_steps : int, default=10
+            Points on each line, both ends included.
+
+        Returns
+        -------
+        X : ndarray of shape (n_steps, n_features) or (n_pairs, n_steps, n_features)
+        """
+        check_is_fitted(self)
+        if not isinstance(n_steps, Integral) or n_steps < 2:
+            raise ValueError(f"n_steps={n_steps!r} must be an int of at least 2.")
+        shapes = np.shape(a), np.shape(b)
+        if shapes[0] != shapes[1] or len(shapes[0]) not in (1, 2):
+            raise ValueError(
+                "a and b must be rows of one shape, (n_features,) or (n_pairs, "
+                f"n_features); got {shapes[0]} and {shapes[1]}."
+            )
+        start, stop = (
+            self._encode(self.units_.standardize(self._check_rows(end, name)))
+            for name, end in (("a", a), ("b", b))
+        )
+        steps = np.linspace(0, 1, n_steps, dtype=np.float32)[:, None]
+        lines = start[:, None] * (1 - steps) + stop[:, None] * steps
+        X = self._decode(lines.reshape(-1, lines.shape[-1]), None)
+        return X.reshape(*shapes[0][:-1], n_steps, self.n_features_in_)
+
+    # ------------------------------------------------------------------ likelihood
+
+    def _scored_blocks(self, X, copies):
+        """Blocks of X as rows within the support, with the hash of each row."""
+        likelihood, moved = self.likelihood_, False
+        for block in self._blocks(X):
+            if not likelihood.in_support(block).all():
+                block, moved = likelihood.nearest_in_support(block), True
+            hashes = hash_rows(block)
+            step = max(1, self._block_rows(copies))
+            for start in range(0, len(block), step):
+                rows = slice(start, start + step)
+                yield self._to_device(block[rows]), hashes[rows]
+        if moved:
+            warnings.warn(
+                f"X has values outside the support {likelihood.support} of "
+                f"{likelihood!r}; they were scored as the nearest value within.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def score_samples(self, X):
+        """The evidence lower bound (ELBO) of each row.
+
+        Always the bound of the model itself (beta = 1), by four draws of z that depend
+        on the row's values alone: the same row has the same score in any company.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Values outside the likelihood's support count as the nearest within, with
+            one warning.
+
+        Returns
+        -------
+        elbo : ndarray of float32, shape (n_samples,)
+            In nats per row, in the units of X. Values of different likelihoods, or of
+            grey and binarised data, are not comparable.
+        """
+        check_is_fitted(self)
+        parts = []
+        with torch.no_grad():
+            for x, hashes in self._scored_blocks(X, SCORE_DRAWS):
+                noise = row_noise(hashes, SCORE_DRAWS, self.model_.n_noise)
+                terms = self.model_.terms(x, self._to_device(noise), analytic_kl=True)
+                elbo = -terms.reconstruction - terms.divergence
+                parts.append(elbo.cpu().numpy())
+        return (np.concatenate(parts) - self.units_.log_scale).astype(np.float32)
+
+    def score(self, X, y=None, *, sample_weight=None):
+        """Mean evidence lower bound, in nats per row; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,) or None
+
+        Returns
+        -------
+        elbo : float
+            The weighted mean of :meth:`score_samples`.
+        """
+        elbo = self.score_samples(X).astype(np.float64)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, elbo[:, None])
+        return float(np.average(elbo, weights=sample_weight))
+
+    def log_likelihood(self, X, n_importance_samples=100):
+        r"""Estimate log p(x) of each row by importance sampling from the encoder.
+
+        .. math:: \log \frac1K \sum_k \frac{p(x|z_k)\, p(z_k)}{q(z_k|x)},
+            \quad z_k \sim q(z|x)
+
+        A lower bound in expectation, which rises towards log p(x) with K and equals
+        the ELBO in expectation at K = 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        n_importance_samples : int, default=100
+            K. Time grows with it, memory does not.
+
+        Returns
+        -------
+        log_likelihood : ndarray of float32, shape (n_samples,)
+            In nats per row, in the units of X.
+
+        References
+        ----------
+        Burda, Grosse and Salakhutdinov (2016), "Importance Weighted Autoencoders".
+        """
+        check_is_fitted(self)
+        if not isinstance(n_importance_samples, Integral) or n_importance_samples < 1:
+            raise ValueError(
+                f"n_importance_samples={n_importance_samples!r} must be an int of at "
+                "least 1."
+            )
+        draws = min(n_importance_samples, 64)
+        parts = []
+        with torch.no_grad():
+            for x, hashes in self._scored_blocks(X, draws):
+                total = torch.full((len(x),), -torch.inf, device=x.device)
+                for first in range(0, n_importance_samples, draws):
+                    size = min(draws, n_importance_samples - first)
+                    noise = row_noise(hashes, size, self.model_.n_noise, first=first)
+                    terms = self.model_.terms(
+                        x, self._to_device(noise), analytic_kl=False
+                    )
+                    log_weights = (
+                        terms.log_likelihood + terms.log_prior - terms.log_posterior
+                    )
+                    total = torch.logaddexp(total, log_weights.logsumexp(0))
+                parts.append(total.cpu().numpy())
+        constant = np.log(n_importance_samples) + self.units_.log_scale
+        return (np.concatenate(parts) - constant).astype(np.float32)
+
+    # ------------------------------------------------------------------ the rest
+
+    @property
+    def _n_features_out(self):
+        return self._architecture[0]
+
+    @property
+    def history_(self):
+        check_is_fitted(self)
+        rows = [asdict(record) for record in self._records]
+        try:
+            import pandas
+        except ImportError:
+            return rows
+        return pandas.DataFrame(rows, columns=list(Record.__dataclass_fields__))
+
+    def __getstate__(self):
+        """What a pickle holds: weights as NumPy arrays, no data, no optimiser."""
+        state = dict(super().__getstate__())
+        state.pop("_trainer", None)
+        if "model_" in state:
+            weights = state["model_"].state_dict()
+            state["model_"] = {k: v.cpu().numpy().copy() for k, v in weights.items()}
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        weights = state.pop("model_", None)
+        super().__setstate__(state)
+        if weights is None:
+            return
+        mean = np.zeros(len(self.units_.scale), dtype=np.float32)
+        model = _build(vars(self), mean, torch.Generator())
+        model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
+        try:
+            device = resolve_device(self.device)
+        except ValueError:
+            device = torch.device("cpu")  # fitted on a GPU that is not here
+        self.model_ = model.to(device)
+
+
+# What warm_start takes over as it is.
+_LEARNED = (
+    "network_",
+    "likelihood_",
+    "prior_",
+    "units_",
+    "_dtype",
+    "_records",
+    "_architecture",
+    "_draws",
+)
+
+
+def _build(
+    fitted: dict[str, Any], mean: np.ndarray, generator: torch.Generator
+) -> Model:
+    units = fitted["units_"]
+    latent_dim, hidden_dim = fitted["_architecture"]
+    return Model(
+        fitted["network_"],
+        fitted["likelihood_"],
+        fitted["prior_"],
+        fitted["objective_"],
+        n_features=len(units.scale),
+        latent_dim=latent_dim,
+        hidden_dim=hidden_dim,
+        unit=torch.tensor(units.scale, dtype=torch.float32),
+        mean=torch.tensor(mean, dtype=torch.float32),
+        generator=generator,
+    )
+
+
+@contextmanager
+def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+    """An error leaves the estimator with the attributes it had before."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -1,0 +1,44 @@
+"""What the four choices share: parameters, cloning and look-up by name."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from sklearn.base import BaseEstimator, clone
+
+
+class Spec(BaseEstimator):
+    """A plain description of one choice (network, likelihood, prior or objective).
+
+    A spec holds parameters and nothing learned, so that it can be cloned, printed,
+    compared and searched (``objective__beta`` in a grid). Think twice before adding
+    anything here.
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {}
+
+
+SpecType = TypeVar("SpecType", bound=Spec)
+
+
+def resolve(
+    value: Any, registry: Mapping[str, type[SpecType]], axis: str, base: type[SpecType]
+) -> SpecType:
+    """Return a validated copy of a spec given as an object or by its short name."""
+    if isinstance(value, str):
+        if value not in registry:
+            raise ValueError(
+                f"{axis}={value!r} is not known; expected one of "
+                f"{sorted(registry)} or a {base.__name__} object."
+            )
+        return registry[value]()
+    if not isinstance(value, base):
+        mend = (
+            f" Create it first: {value.__name__}()." if isinstance(value, type) else ""
+        )
+        raise TypeError(
+            f"{axis} must be one of {sorted(registry)} or a {base.__name__} object, "
+            f"got {value!r}.{mend}"
+        )
+    spec = clone(value)
+    spec._validate_params()
+    return spec
