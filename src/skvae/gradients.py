@@ -128,9 +128,7 @@ class _Layers:
     def forward(self, x: Tensor) -> Tensor:
         self.inputs = [x]
         last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(
-            zip(self.weights, self.biases, strict=True)
-        ):
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.addmm(bias, x, weight.t())
             if i < last:
                 x = x.tanh_() if self.tanh else x.relu_()

@@ -25,10 +25,10 @@ def neg_elbo_scorer(estimator, X, y=None):
     >>> from skvae import VAEEstimator, neg_elbo_scorer
     >>> X = load_digits().data / 16
     >>> search = GridSearchCV(
-    ...     VAEEstimator(hidden_dim=32, epochs=3, random_state=0),
-    ...     {"latent_dim": [2, 8]}, scoring=neg_elbo_scorer, cv=2)
+    ...     VAEEstimator(hidden_dim=32, random_state=0),
+    ...     {"epochs": [2, 20]}, scoring=neg_elbo_scorer, cv=2)
     >>> search.fit(X).best_params_
-    {'latent_dim': 8}
+    {'epochs': 20}
     """
     return estimator.score(X)
 

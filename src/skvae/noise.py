@@ -53,10 +53,10 @@ def row_noise(
     """
     draws = np.arange(first, first + n_draws, dtype=np.uint64)
     pairs = np.unique(draws >> np.uint64(1))
-    counters = pairs[:, None] * np.uint64(n_noise) + np.arange(
-        n_noise, dtype=np.uint64
+    counters = pairs[:, None] * np.uint64(n_noise) + np.arange(n_noise, dtype=np.uint64)
+    state = _mix(
+        hashes[None, :, None] + (counters[:, None, :] + np.uint64(1)) * _GOLDEN
     )
-    state = _mix(hashes[None, :, None] + (counters[:, None, :] + np.uint64(1)) * _GOLDEN)
     # The top 53 bits, at the middle of their interval: never 0, never 1.
     uniform = ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     normal = ndtri(uniform).astype(np.float32)

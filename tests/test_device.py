@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from skvae import device as device_module
+from skvae.device import flush_denormals, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+
+
+@pytest.mark.parametrize("device", ["cpu", CPU])
+def test_any_torch_device(device):
+    assert resolve_device(device) == CPU
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta", "nonsense:1"])
+def test_missing_device_is_named_with_what_is_there(device):
+    with pytest.raises(
+        ValueError, match=r"(?s)device='.*expected one of \['auto', 'cpu'"
+    ):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision(monkeypatch, native):
+    monkeypatch.setattr(device_module, "cpu_has_bfloat16", lambda: native)
+
+    def auto(real_valued=False, n_weights=10**6):
+        return resolve_precision(
+            "auto", CPU, real_valued=real_valued, n_weights=n_weights
+        )
+
+    assert auto() == (torch.bfloat16 if native else torch.float32)
+    assert auto(real_valued=True) == torch.float32
+    assert auto(n_weights=1000) == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_asked_for_precision_is_given(precision):
+    resolved = resolve_precision(precision, CPU, real_valued=True, n_weights=1)
+    assert resolved == getattr(torch, precision)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_denormals_are_flushed_within_and_restored_after(before):
+    def flushed():
+        return bool(torch.full((), 1e-40) * 1.0 == 0)
+
+    torch.set_flush_denormal(before)
+    try:
+        with flush_denormals():
+            assert flushed()
+        assert flushed() == before
+    finally:
+        torch.set_flush_denormal(False)

@@ -1,0 +1,118 @@
+"""The rules of the house: who may import whom, and what an import may cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skvae
+
+SOURCE = Path(skvae.__file__).parent
+
+# Each file may import files of lower floors only: siblings never import each other.
+FLOORS = [
+    {"_compat", "__init__", "units", "noise"},
+    {"spec", "device"},
+    {"networks", "likelihoods", "priors", "objectives"},
+    {"model"},
+    {"gradients"},
+    {"engine"},
+    {"progress"},
+    {"estimator"},
+    {"model_selection", "plotting", "datasets"},
+    {"demo"},
+    {"cli"},
+]
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
+# Heavy, or extras: imported inside the function that needs them.
+INSIDE_FUNCTIONS = {
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "polars",
+    "rich",
+    "safetensors",
+    "torchvision",
+}
+
+
+def imports(tree, *, top_level_only=False):
+    """(module, names) of the imports in a file; what is for type checkers is not one."""
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module, [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+
+
+def own(tree):
+    for module, names in imports(tree):
+        if module == ".":
+            yield from names
+        elif module.startswith("."):
+            yield module[1:].split(".")[0]
+        elif module.split(".")[0] == "skvae":
+            yield from names if module == "skvae" else [module.split(".")[1]]
+
+
+FILES = sorted(SOURCE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_imports_go_downwards(path):
+    assert path.stem in FLOOR, f"{path.name} has no floor yet: put it into FLOORS"
+    if path.stem == "__init__":
+        return
+    for module in own(ast.parse(path.read_text())):
+        if module != "__version__":
+            assert FLOOR[module] < FLOOR[path.stem], f"{path.stem} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_extras_are_imported_where_they_are_used(path):
+    for module, _ in imports(ast.parse(path.read_text()), top_level_only=True):
+        assert module.split(".")[0] not in INSIDE_FUNCTIONS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_private_names_of_others_live_in_compat(path):
+    if path.stem == "_compat":
+        return
+    for module, names in imports(ast.parse(path.read_text())):
+        if module.startswith(".") or module.startswith("skvae"):
+            continue
+        parts = [*module.split("."), *names]
+        private = [p for p in parts if p.startswith("_") and not p.startswith("__")]
+        assert not private, f"{path.stem} imports {private} of {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_every_file_has_its_tests(path):
+    if path.stem in ("__init__", "_compat", "spec"):
+        return
+    assert (Path(__file__).parent / f"test_{path.stem}.py").exists()
+
+
+def test_import_is_quick():
+    script = (
+        "import sys, skvae; heavy = {'torch', 'sklearn', 'pandas', 'matplotlib'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "assert 'VAEEstimator' in dir(skvae);"
+        "skvae.VAEEstimator;"
+        "assert 'torch._dynamo' not in sys.modules;"
+        "assert not {'matplotlib', 'torchvision', 'onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_public_name_resolves():
+    for name in skvae.__all__:
+        assert getattr(skvae, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        skvae.nonsense  # noqa: B018
