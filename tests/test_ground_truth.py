@@ -55,7 +55,7 @@ def test_elbo_reaches_the_exact_likelihood(fitted):
 
 
 def test_latent_plane_is_that_of_pca(fitted):
-    vae, pca, X, _ = fitted
+    vae, pca, _, _ = fitted
     origin = vae.inverse_transform(np.zeros((1, LATENT_DIM)))
     plane = vae.inverse_transform(np.eye(LATENT_DIM)) - origin
     angles = np.rad2deg(subspace_angles(plane.T, pca.components_.T))

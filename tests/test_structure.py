@@ -19,7 +19,7 @@ FLOORS = [
     {"model"},
     {"gradients"},
     {"engine"},
-    {"progress"},
+    {"progress", "inference"},
     {"estimator"},
     {"model_selection", "plotting", "datasets"},
     {"demo"},
@@ -40,7 +40,7 @@ INSIDE_FUNCTIONS = {
 
 
 def imports(tree, *, top_level_only=False):
-    """(module, names) of the imports in a file; what is for type checkers is not one."""
+    """(module, names) of the imports in a file."""
     nodes = tree.body if top_level_only else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.ImportFrom):

@@ -20,16 +20,21 @@ _PUBLIC = {
 }
 _MODULES = ("datasets", "model_selection", "plotting")
 
-__all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
-    from . import datasets, model_selection, plotting
-    from .estimator import VAEEstimator
-    from .likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
-    from .model_selection import log_likelihood_scorer, neg_elbo_scorer
-    from .networks import MLP
-    from .objectives import ELBO
-    from .priors import StandardNormal
+    from . import datasets as datasets
+    from . import model_selection as model_selection
+    from . import plotting as plotting
+    from .estimator import VAEEstimator as VAEEstimator
+    from .likelihoods import Bernoulli as Bernoulli
+    from .likelihoods import ContinuousBernoulli as ContinuousBernoulli
+    from .likelihoods import Gaussian as Gaussian
+    from .model_selection import log_likelihood_scorer as log_likelihood_scorer
+    from .model_selection import neg_elbo_scorer as neg_elbo_scorer
+    from .networks import MLP as MLP
+    from .objectives import ELBO as ELBO
+    from .priors import StandardNormal as StandardNormal
 
 
 def __getattr__(name: str) -> Any:

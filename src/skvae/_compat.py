@@ -1,7 +1,6 @@
 """The only file that touches private names of other libraries."""
 
 import mmap
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,11 +61,11 @@ def adam_step(
     )
 
 
-def release_pages(X: Any) -> None:
+def release_pages(X: np.memmap) -> None:
     """Let go of the pages of a read-only memory map that have been read.
 
     They stay in the system's cache; they no longer count as this process's memory.
     """
     mapping = getattr(X, "_mmap", None)
-    if isinstance(X, np.memmap) and X.mode == "r" and hasattr(mapping, "madvise"):
+    if mapping is not None and X.mode == "r" and hasattr(mapping, "madvise"):
         mapping.madvise(mmap.MADV_DONTNEED)

@@ -6,10 +6,11 @@ buffer that a single fused Adam call updates.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from math import cos, pi
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,25 @@ class Data:
 
     X: Tensor
     weights: Tensor | None = None
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: np.ndarray,
+        weights: np.ndarray | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Data":
+        """Move float32 rows to the device once; on the CPU share them where possible.
+
+        Training only reads, so sharing is safe; torch cannot see a read-only array.
+        """
+        if not (rows.flags.writeable and rows.flags.c_contiguous):
+            rows = np.array(rows, order="C")
+        X = torch.from_numpy(rows).to(device, dtype)
+        if weights is None:
+            return cls(X)
+        return cls(X, torch.tensor(weights, dtype=torch.float32, device=device))
 
     def __len__(self) -> int:
         return len(self.X)
@@ -135,6 +155,15 @@ class Trainer:
     def close(self) -> None:
         """Give the model weights of its own, and let go of the buffers."""
         self.weights.detach()
+
+    def data(self, rows: np.ndarray, weights: np.ndarray | None) -> Data:
+        """Rows to train on, in the dtype that is fastest without loss.
+
+        Bounded data may be as coarse as the products; a residual must not be.
+        """
+        exact = self.model.likelihood.real_valued
+        dtype = torch.float32 if exact else self.precision
+        return Data.from_rows(rows, weights, self.model.device, dtype)
 
     def train_epoch(self, data: Data, total_steps: int | None = None) -> Record:
         """One pass over the rows in a new order; returns its record.
@@ -311,7 +340,7 @@ def train(
     validation_noise: Tensor | None = None,
     patience: int | None = None,
     tolerance: float = 0.0,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train for some epochs, yielding the record of each; the best weights stay.
 
     The best epoch has the lowest validation loss, or the lowest training loss where

@@ -28,6 +28,7 @@ from ._compat import (
 )
 from .device import resolve_device, resolve_precision
 from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
+from .inference import FittedModel
 from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, guess
 from .model import Model
 from .networks import NETWORKS, Network
@@ -37,11 +38,6 @@ from .priors import PRIORS, Prior
 from .progress import Progress
 from .spec import resolve
 from .units import Units, column_means
-
-# Draws of z per row in score: two antithetic pairs.
-SCORE_DRAWS = 4
-# Numbers that a block of rows may occupy at any one layer: 16 MB in float32.
-BLOCK = 2**22
 
 
 class VAEEstimator(
@@ -207,6 +203,8 @@ class VAEEstimator(
         "warm_start": ["boolean"],
     }
 
+    _records: list[Record]
+
     _doc_link_module = "skvae"
     _doc_link_template = (
         "https://skvae.readthedocs.io/en/latest/api/skvae.{estimator_name}.html"
@@ -341,13 +339,13 @@ class VAEEstimator(
         with _unchanged_on_error(self):
             X, weights = self._check_training_data(X, sample_weight, reset=first)
             if first:
-                vars(self).update(self._start(X, weights, warm=False))
+                self.__dict__.update(self._start(X, weights, warm=False))
             else:
                 self._refuse_outside_support(self.likelihood_, X, "X")
             if not hasattr(self, "_trainer"):
-                self._trainer = self._make_trainer(vars(self))
+                self._trainer = self._make_trainer(self.__dict__)
             # A schedule has no length here: "constant" whatever the parameter says.
-            data = self._data(self._trainer.model, self.units_, X, weights)
+            data = self._trainer.data(self.units_.standardize(X), weights)
             before = self._trainer.weights.master.clone()
             record = self._trainer.train_epoch(data)
             after = self._trainer.weights.master
@@ -464,7 +462,7 @@ class VAEEstimator(
         model = copy.deepcopy(self.model_)
         model.objective = resolve(self.objective, OBJECTIVES, "objective", Objective)
         return {
-            **{name: vars(self)[name] for name in _LEARNED},
+            **{name: self.__dict__[name] for name in _LEARNED},
             "objective_": model.objective,
             "model_": model.to(resolve_device(self.device)),
             # Another order and other noise than in the fit before.
@@ -501,18 +499,6 @@ class VAEEstimator(
             log_scale=fitted["units_"].log_scale,
         )
 
-    @staticmethod
-    def _data(model: Model, units: Units, X, weights, dtype=torch.float32) -> Data:
-        rows = units.standardize(X)
-        if rows is X:
-            # Shared with the caller where that is safe: training only reads.
-            safe = X.flags.writeable and X.flags.c_contiguous
-            rows = X if safe else np.array(X, order="C")
-        tensor = torch.from_numpy(np.ascontiguousarray(rows))
-        if weights is not None:
-            weights = torch.tensor(weights, dtype=torch.float32, device=model.device)
-        return Data(tensor.to(model.device, dtype), weights)
-
     def _train(self, fitted, X, y, weights, X_val, context):
         """Run the epochs and store what came of them, whatever ended them."""
         model, units = fitted["model_"], fitted["units_"]
@@ -520,18 +506,13 @@ class VAEEstimator(
         if self.validation_fraction is not None:
             X, weights, X_val, weights_val = self._split(X, weights, fitted["_seed"])
         trainer = self._make_trainer(fitted, self.learning_rate_schedule)
-        # Bounded data may be as coarse as the products; a residual must not be.
-        dtype = torch.float32 if model.likelihood.real_valued else trainer.precision
-        data = self._data(model, units, X, weights, dtype)
+        data = trainer.data(units.standardize(X), weights)
         validation = noise = None
         if X_val is not None:
-            validation = self._data(model, units, X_val, weights_val)
+            rows = units.standardize(X_val)
+            validation = Data.from_rows(rows, weights_val, model.device)
             noise = torch.from_numpy(
-                row_noise(
-                    hash_rows(units.standardize(X_val)),
-                    model.objective.n_draws,
-                    model.n_noise,
-                )
+                row_noise(hash_rows(rows), model.objective.n_draws, model.n_noise)
             ).to(model.device)
 
         records: list[Record] = list(fitted["_records"])
@@ -596,8 +577,8 @@ class VAEEstimator(
         fitted["best_epoch_"] = (
             n_before + int(np.argmin(monitored)) + 1 if monitored else n_before
         )
-        vars(self).update(fitted)
-        vars(self).pop("_trainer", None)
+        self.__dict__.update(fitted)
+        self.__dict__.pop("_trainer", None)
         if divergence is not None:
             self._divergence = divergence
         context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
@@ -617,7 +598,7 @@ class VAEEstimator(
 
     def _raise_divergence(self):
         """Fail after the last finite weights have been stored."""
-        cause = vars(self).pop("_divergence", None)
+        cause = self.__dict__.pop("_divergence", None)
         if cause is None:
             return
         mends = [f"a learning_rate below {self.learning_rate:g}"]
@@ -632,35 +613,32 @@ class VAEEstimator(
 
     # ------------------------------------------------------------------ inference
 
+    @property
+    def _fitted(self) -> FittedModel:
+        check_is_fitted(self)
+        return FittedModel(self.model_, self.units_, self._dtype)
+
     def _check(self, X, **options):
         return validate_data(
             self, X, dtype=[np.float64, np.float32], reset=False, **options
         )
 
     def _blocks(self, X) -> Iterator[np.ndarray]:
-        """X checked and in the model's units, in blocks of bounded memory."""
+        """X, checked, in blocks; a memory map is never read as a whole."""
         mapped = isinstance(X, np.memmap)
         if mapped:
             self._check(X, skip_check_array=True)
         source = X if mapped else self._check(X)
-        step = self._block_rows()
+        step = self._fitted.block_rows()
         for start in range(0, len(source), step):
             block = source[start : start + step]
             if mapped:
                 block = check_array(
                     block, dtype=[np.float64, np.float32], input_name="X"
                 )
-            yield self.units_.standardize(block)
+            yield block
             if mapped:
                 release_pages(X)
-
-    def _block_rows(self, copies: int = 1) -> int:
-        outputs = self.n_features_in_ * self.likelihood_.n_outputs
-        widest = max(outputs, *self._architecture[1], self._architecture[0], 1)
-        return max(1, BLOCK // (widest * copies))
-
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, dtype=torch.float32, device=self.model_.device)
 
     def transform(self, X):
         """Means of q(z|x).
@@ -673,15 +651,8 @@ class VAEEstimator(
         -------
         Z : ndarray of float32, shape (n_samples, latent_dim)
         """
-        check_is_fitted(self)
-        return np.concatenate([self._encode(block) for block in self._blocks(X)])
-
-    def _encode(self, block: np.ndarray) -> np.ndarray:
-        """Posterior means of rows in the model's units."""
-        with torch.no_grad():
-            x = self._to_device(block)
-            noise = x.new_zeros(1, len(x), self.model_.n_noise)
-            return self.model_.infer(x, noise).mean.cpu().numpy()
+        fitted = self._fitted
+        return np.concatenate([fitted.encode(block) for block in self._blocks(X)])
 
     def inverse_transform(self, Z):
         """Means of p(x|z).
@@ -695,42 +666,14 @@ class VAEEstimator(
         X : ndarray of shape (n_samples, n_features)
             In the units and the dtype of the training data.
         """
-        return self._decode(self._check_latent(Z), None)
-
-    def _check_rows(self, rows, name: str) -> np.ndarray:
-        """Rows that have lost their column names on the way."""
-        rows = check_array(np.atleast_2d(np.asarray(rows)), input_name=name)
-        if rows.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"{name} has {rows.shape[1]} features, but {self.n_features_in_} are "
-                "expected, as in fit."
-            )
-        return rows
-
-    def _check_latent(self, Z) -> np.ndarray:
-        check_is_fitted(self)
+        fitted = self._fitted
         Z = check_array(Z, dtype=np.float32, input_name="Z")
-        if Z.shape[1] != self._architecture[0]:
+        if Z.shape[1] != self.model_.latent_dim:
             raise ValueError(
-                f"Z has {Z.shape[1]} columns, but latent_dim={self._architecture[0]} "
-                "columns are expected, as transform gives."
+                f"Z has {Z.shape[1]} columns, but latent_dim={self.model_.latent_dim} "
+                "are expected, as transform gives."
             )
-        return Z
-
-    def _decode(self, Z: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
-        """Means of p(x|z), or draws where a generator is given."""
-        X = np.empty((len(Z), self.n_features_in_), dtype=self._dtype)
-        step = self._block_rows()
-        with torch.no_grad():
-            for start in range(0, len(Z), step):
-                z = self._to_device(Z[start : start + step])
-                x = (
-                    self.model_.mean(z)
-                    if generator is None
-                    else self.model_.draw(z, generator)
-                )
-                X[start : start + step] = self.units_.restore(x.cpu().numpy())
-        return X
+        return fitted.decode(Z)
 
     def sample(self, n_samples=1, random_state=None, *, observation_noise="auto"):
         """New rows from the model.
@@ -755,7 +698,8 @@ class VAEEstimator(
             raise ValueError(f"n_samples={n_samples!r} must be an int of at least 1.")
         if observation_noise not in ("auto", True, False):
             raise ValueError(
-                f"observation_noise={observation_noise!r} must be 'auto', True or False."
+                f"observation_noise={observation_noise!r} must be 'auto', True or "
+                "False."
             )
         if random_state is None:
             random_state = np.random.SeedSequence().generate_state(1)[0]
@@ -764,13 +708,12 @@ class VAEEstimator(
         with torch.no_grad():
             parameters = {k: v.cpu() for k, v in self.model_.prior_parameters.items()}
             z = self.prior_.draw(
-                n_samples, self._architecture[0], generator, **parameters
+                n_samples, self.model_.latent_dim, generator, **parameters
             )
         draws = self._draws if observation_noise == "auto" else observation_noise
-        if not draws:
-            return self._decode(z.numpy(), None)
-        on_device = torch.Generator(self.model_.device).manual_seed(seed + 1)
-        return self._decode(z.numpy(), on_device)
+        device = self.model_.device
+        noise = torch.Generator(device).manual_seed(seed + 1) if draws else None
+        return self._fitted.decode(z.numpy(), noise)
 
     def reconstruct(self, X):
         """X encoded and decoded again: ``inverse_transform(transform(X))``.
@@ -783,7 +726,10 @@ class VAEEstimator(
         -------
         X : ndarray of shape (n_samples, n_features)
         """
-        return self._decode(self.transform(X), None)
+        fitted = self._fitted
+        return np.concatenate(
+            [fitted.decode(fitted.encode(block)) for block in self._blocks(X)]
+        )
 
     def interpolate(self, a, b, n_steps=10):
         """Decode the straight line between the codes of two rows.
@@ -799,43 +745,38 @@ class VAEEstimator(
         -------
         X : ndarray of shape (n_steps, n_features) or (n_pairs, n_steps, n_features)
         """
-        check_is_fitted(self)
+        fitted = self._fitted
         if not isinstance(n_steps, Integral) or n_steps < 2:
             raise ValueError(f"n_steps={n_steps!r} must be an int of at least 2.")
-        shapes = np.shape(a), np.shape(b)
-        if shapes[0] != shapes[1] or len(shapes[0]) not in (1, 2):
+        a, b = np.asarray(a), np.asarray(b)
+        expected = (self.n_features_in_,)
+        if a.shape != b.shape or a.shape[-1:] != expected or a.ndim > 2:
             raise ValueError(
-                "a and b must be rows of one shape, (n_features,) or (n_pairs, "
-                f"n_features); got {shapes[0]} and {shapes[1]}."
+                f"a and b must both have the shape {expected} or (n_pairs, "
+                f"{self.n_features_in_}); got {a.shape} and {b.shape}."
             )
-        start, stop = (
-            self._encode(self.units_.standardize(self._check_rows(end, name)))
-            for name, end in (("a", a), ("b", b))
-        )
+        start = fitted.encode(check_array(np.atleast_2d(a), input_name="a"))
+        stop = fitted.encode(check_array(np.atleast_2d(b), input_name="b"))
         steps = np.linspace(0, 1, n_steps, dtype=np.float32)[:, None]
         lines = start[:, None] * (1 - steps) + stop[:, None] * steps
-        X = self._decode(lines.reshape(-1, lines.shape[-1]), None)
-        return X.reshape(*shapes[0][:-1], n_steps, self.n_features_in_)
+        X = fitted.decode(lines.reshape(-1, lines.shape[-1]))
+        return X.reshape(*a.shape[:-1], n_steps, self.n_features_in_)
 
     # ------------------------------------------------------------------ likelihood
 
-    def _scored_blocks(self, X, copies):
-        """Blocks of X as rows within the support, with the hash of each row."""
+    def _supported_blocks(self, X) -> Iterator[np.ndarray]:
+        """Blocks of X, each value outside the support moved to the nearest within."""
         likelihood, moved = self.likelihood_, False
         for block in self._blocks(X):
             if not likelihood.in_support(block).all():
                 block, moved = likelihood.nearest_in_support(block), True
-            hashes = hash_rows(block)
-            step = max(1, self._block_rows(copies))
-            for start in range(0, len(block), step):
-                rows = slice(start, start + step)
-                yield self._to_device(block[rows]), hashes[rows]
+            yield block
         if moved:
             warnings.warn(
                 f"X has values outside the support {likelihood.support} of "
                 f"{likelihood!r}; they were scored as the nearest value within.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def score_samples(self, X):
@@ -856,15 +797,8 @@ class VAEEstimator(
             In nats per row, in the units of X. Values of different likelihoods, or of
             grey and binarised data, are not comparable.
         """
-        check_is_fitted(self)
-        parts = []
-        with torch.no_grad():
-            for x, hashes in self._scored_blocks(X, SCORE_DRAWS):
-                noise = row_noise(hashes, SCORE_DRAWS, self.model_.n_noise)
-                terms = self.model_.terms(x, self._to_device(noise), analytic_kl=True)
-                elbo = -terms.reconstruction - terms.divergence
-                parts.append(elbo.cpu().numpy())
-        return (np.concatenate(parts) - self.units_.log_scale).astype(np.float32)
+        fitted = self._fitted
+        return np.concatenate([fitted.elbo(X) for X in self._supported_blocks(X)])
 
     def score(self, X, y=None, *, sample_weight=None):
         """Mean evidence lower bound, in nats per row; higher is better.
@@ -909,36 +843,24 @@ class VAEEstimator(
         ----------
         Burda, Grosse and Salakhutdinov (2016), "Importance Weighted Autoencoders".
         """
-        check_is_fitted(self)
+        fitted = self._fitted
         if not isinstance(n_importance_samples, Integral) or n_importance_samples < 1:
             raise ValueError(
                 f"n_importance_samples={n_importance_samples!r} must be an int of at "
                 "least 1."
             )
-        draws = min(n_importance_samples, 64)
-        parts = []
-        with torch.no_grad():
-            for x, hashes in self._scored_blocks(X, draws):
-                total = torch.full((len(x),), -torch.inf, device=x.device)
-                for first in range(0, n_importance_samples, draws):
-                    size = min(draws, n_importance_samples - first)
-                    noise = row_noise(hashes, size, self.model_.n_noise, first=first)
-                    terms = self.model_.terms(
-                        x, self._to_device(noise), analytic_kl=False
-                    )
-                    log_weights = (
-                        terms.log_likelihood + terms.log_prior - terms.log_posterior
-                    )
-                    total = torch.logaddexp(total, log_weights.logsumexp(0))
-                parts.append(total.cpu().numpy())
-        constant = np.log(n_importance_samples) + self.units_.log_scale
-        return (np.concatenate(parts) - constant).astype(np.float32)
+        return np.concatenate(
+            [
+                fitted.log_likelihood(block, int(n_importance_samples))
+                for block in self._supported_blocks(X)
+            ]
+        )
 
     # ------------------------------------------------------------------ the rest
 
     @property
     def _n_features_out(self):
-        return self._architecture[0]
+        return self.model_.latent_dim
 
     @property
     def history_(self):
@@ -966,7 +888,7 @@ class VAEEstimator(
         if weights is None:
             return
         mean = np.zeros(len(self.units_.scale), dtype=np.float32)
-        model = _build(vars(self), mean, torch.Generator())
+        model = _build(self.__dict__, mean, torch.Generator())
         model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
         try:
             device = resolve_device(self.device)
@@ -1010,10 +932,10 @@ def _build(
 @contextmanager
 def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
     """An error leaves the estimator with the attributes it had before."""
-    before = dict(vars(estimator))
+    before = dict(estimator.__dict__)
     try:
         yield
     except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
         raise

@@ -56,7 +56,9 @@ class ExplicitStep:
         assert isinstance(model.objective, ELBO)
         self.model = model
         self.beta = model.objective.beta
-        into = dict(zip(model.parameters(), gradients, strict=True))
+        into: dict[Tensor, Tensor] = dict(
+            zip(model.parameters(), gradients, strict=True)
+        )
         self.encoder = _Layers(model.network.encoder, into)
         self.decoder = _Layers(model.network.decoder, into)
         self.learned = list(model.likelihood_parameters.values())
@@ -93,9 +95,7 @@ class ExplicitStep:
         with torch.no_grad():
             for gradient, value in zip(self.learned_gradients, learned, strict=True):
                 gradient.copy_(value)
-            slope = self.decoder.backward(slope, need_input=True)
-            assert slope is not None
-            slope = slope.float()
+            slope = self.decoder.backward(slope).float()
             kl_weights = (self.beta * row_weights).unsqueeze(-1)
             mean_slope = torch.addcmul(slope, kl_weights, mean)
             # d kl / d log_variance = (exp(log_variance) - 1) / 2
@@ -115,7 +115,7 @@ class ExplicitStep:
 class _Layers:
     """A stack of linear layers that keeps what its backward pass needs."""
 
-    def __init__(self, layers: nn.Sequential, into: dict[nn.Parameter, Tensor]):
+    def __init__(self, layers: nn.Sequential, into: dict[Tensor, Tensor]):
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         self.weights = [layer.weight.detach() for layer in linear]
         self.biases = [layer.bias.detach() for layer in linear]
@@ -135,14 +135,14 @@ class _Layers:
                 self.inputs.append(x)
         return x
 
-    def backward(self, slope: Tensor, *, need_input: bool) -> Tensor | None:
+    def backward(self, slope: Tensor, *, need_input: bool = True) -> Tensor:
         """From d loss / d output: write all gradients, return d loss / d input."""
         for i in reversed(range(len(self.weights))):
             x = self.inputs[i]
             torch.mm(slope.t(), x, out=self.weight_gradients[i])
             torch.sum(slope, 0, out=self.bias_gradients[i])
             if i == 0 and not need_input:
-                return None
+                break
             slope = slope.mm(self.weights[i])
             if i > 0 and self.tanh:
                 slope = torch.ops.aten.tanh_backward(slope, x)

@@ -269,8 +269,8 @@ class Gaussian(Likelihood):
         floor = torch.full_like(log_scale, 2 * math.log(self.min_scale))
         return torch.logaddexp(2 * log_scale, floor)
 
-    def log_prob(self, x, raw, log_scale):
-        log_variance = self._log_variance(log_scale)
+    def log_prob(self, x, raw, **parameters):
+        log_variance = self._log_variance(**parameters)
         square = (x - raw.squeeze(-1)).square()
         return -0.5 * (
             (square * torch.exp(-log_variance)).sum(-1)
@@ -280,12 +280,12 @@ class Gaussian(Likelihood):
     def mean(self, raw, **parameters):
         return raw.squeeze(-1)
 
-    def draw(self, raw, generator, log_scale):
+    def draw(self, raw, generator, **parameters):
         mean = self.mean(raw)
         noise = torch.randn(
             mean.shape, generator=generator, dtype=mean.dtype, device=mean.device
         )
-        return mean + torch.exp(0.5 * self._log_variance(log_scale)) * noise
+        return mean + torch.exp(0.5 * self._log_variance(**parameters)) * noise
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -5,6 +5,7 @@ objective; nothing in it draws a random number.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Model(nn.Module):
     generator : torch.Generator
         Source of the initial weights.
     """
+
+    network: Any  # a module of the Network contract
 
     def __init__(
         self,

@@ -133,13 +133,18 @@ class MLP(Network):
             latent_dim,
             n_outputs,
         )
+        output = module.decoder[-1]
+        assert isinstance(output, nn.Linear)
         with torch.no_grad():
-            module.decoder[-1].bias.copy_(output_bias.flatten())
+            output.bias.copy_(output_bias.flatten())
         return module
 
 
 class MLPModule(nn.Module):
     """The module that :class:`MLP` builds."""
+
+    encoder: nn.Sequential
+    decoder: nn.Sequential
 
     def __init__(
         self,
@@ -172,8 +177,8 @@ def dense(
         linear = nn.utils.skip_init(nn.Linear, n_in, n_out)
         bound = n_in**-0.5
         with torch.no_grad():
-            linear.weight.uniform_(-bound, bound, generator=generator)
-            linear.bias.uniform_(-bound, bound, generator=generator)
+            for parameter in linear.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
         layers += [linear, activation()]
     return nn.Sequential(*layers[:-1])
 

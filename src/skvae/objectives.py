@@ -50,6 +50,13 @@ class Terms:
         assert self.log_prior is not None
         return (self.log_posterior - self.log_prior).mean(0)
 
+    @property
+    def log_weights(self) -> Tensor:
+        """Importance weights log p(x|z) p(z) / q(z|x) of the draws, (S, N)."""
+        assert self.log_posterior is not None
+        assert self.log_prior is not None
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
 
 class Objective(Spec):
     """Base of the objectives. Subclasses implement :meth:`loss`.

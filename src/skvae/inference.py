@@ -1,0 +1,97 @@
+"""What a trained model does with arrays: NumPy in, NumPy out, in the user's units.
+
+Everything works in blocks of bounded memory, in float32.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .model import Model
+from .noise import hash_rows, row_noise
+from .units import Units
+
+# Draws of z per row in an ELBO: two antithetic pairs.
+ELBO_DRAWS = 4
+# Draws of z that an importance-weighted estimate takes at once.
+IMPORTANCE_BLOCK = 64
+# Numbers that a block of rows may occupy at any one layer: 16 MB in float32.
+BLOCK = 2**22
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A trained model, the units of its data, and the dtype they came in."""
+
+    model: Model
+    units: Units
+    dtype: np.dtype
+
+    def block_rows(self, draws: int = 1) -> int:
+        """Rows to take at once so that every layer stays within a block."""
+        widest = max(max(p.shape) for p in self.model.network.parameters())
+        return max(1, BLOCK // (widest * draws))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.model.device)
+
+    @torch.no_grad()
+    def encode(self, X: np.ndarray) -> np.ndarray:
+        """Means of q(z|x), float32: (N, D) to (N, L)."""
+        x = self._tensor(self.units.standardize(X))
+        noise = x.new_zeros(1, len(x), self.model.n_noise)
+        return self.model.infer(x, noise).mean.cpu().numpy()
+
+    @torch.no_grad()
+    def decode(
+        self, Z: np.ndarray, generator: torch.Generator | None = None
+    ) -> np.ndarray:
+        """Means of p(x|z), or draws from it where there is a generator."""
+        X = np.empty((len(Z), len(self.units.scale)), dtype=self.dtype)
+        step = self.block_rows()
+        for start in range(0, len(Z), step):
+            z = self._tensor(Z[start : start + step])
+            x = (
+                self.model.mean(z)
+                if generator is None
+                else self.model.draw(z, generator)
+            )
+            X[start : start + step] = self.units.restore(x.cpu().numpy())
+        return X
+
+    @torch.no_grad()
+    def elbo(self, X: np.ndarray) -> np.ndarray:
+        """The evidence lower bound of each row (beta = 1), in nats, float32."""
+        rows = []
+        for x, hashes in self._blocks_with_hashes(X, ELBO_DRAWS):
+            noise = self._tensor(row_noise(hashes, ELBO_DRAWS, self.model.n_noise))
+            terms = self.model.terms(x, noise, analytic_kl=True)
+            rows.append(-(terms.reconstruction + terms.divergence).cpu().numpy())
+        return (np.concatenate(rows) - self.units.log_scale).astype(np.float32)
+
+    @torch.no_grad()
+    def log_likelihood(self, X: np.ndarray, n_importance_samples: int) -> np.ndarray:
+        """Importance-weighted estimates of log p(x), in nats per row, float32."""
+        draws = min(n_importance_samples, IMPORTANCE_BLOCK)
+        rows = []
+        for x, hashes in self._blocks_with_hashes(X, draws):
+            total = torch.full((len(x),), -torch.inf, device=x.device)
+            for first in range(0, n_importance_samples, draws):
+                n_draws = min(draws, n_importance_samples - first)
+                noise = row_noise(hashes, n_draws, self.model.n_noise, first=first)
+                terms = self.model.terms(x, self._tensor(noise), analytic_kl=False)
+                total = torch.logaddexp(total, terms.log_weights.logsumexp(0))
+            rows.append(total.cpu().numpy())
+        constant = np.log(n_importance_samples) + self.units.log_scale
+        return (np.concatenate(rows) - constant).astype(np.float32)
+
+    def _blocks_with_hashes(
+        self, X: np.ndarray, draws: int
+    ) -> Iterator[tuple[Tensor, np.ndarray]]:
+        step = self.block_rows(draws)
+        for start in range(0, len(X), step):
+            block = self.units.standardize(X[start : start + step])
+            yield self._tensor(block), hash_rows(block)

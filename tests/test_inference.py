@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from skvae import inference
+from skvae.inference import FittedModel
+from skvae.likelihoods import Gaussian
+from skvae.noise import hash_rows, row_noise
+from skvae.units import Units
+from test_model import make
+
+ROWS = np.random.default_rng(0).normal(5, 3, size=(23, 6))
+
+
+@pytest.fixture
+def fitted():
+    return FittedModel(make(Gaussian()), Units.fit(ROWS), ROWS.dtype)
+
+
+@pytest.fixture
+def everything(fitted):
+    def run():
+        Z = fitted.encode(ROWS)
+        generator = torch.Generator().manual_seed(0)
+        return {
+            "encode": Z,
+            "decode": fitted.decode(Z),
+            "draw": fitted.decode(Z, generator),
+            "elbo": fitted.elbo(ROWS),
+            "log_likelihood": fitted.log_likelihood(ROWS, 130),
+        }
+
+    return run
+
+
+def test_blocks_are_a_matter_of_memory_alone(everything, monkeypatch):
+    whole = everything()
+    monkeypatch.setattr(inference, "BLOCK", 1)
+    monkeypatch.setattr(inference, "IMPORTANCE_BLOCK", 7)
+    blocked = everything()
+    for name in ("encode", "decode", "elbo", "log_likelihood"):
+        np.testing.assert_allclose(blocked[name], whole[name], rtol=1e-4, err_msg=name)
+
+
+def test_block_fits_the_widest_layer(fitted):
+    assert fitted.block_rows() == inference.BLOCK // 6
+    assert fitted.block_rows(draws=10) == inference.BLOCK // 60
+    assert fitted.block_rows(draws=10**9) == 1
+
+
+def test_outputs_are_in_the_users_units_and_dtype(everything):
+    outputs = everything()
+    assert outputs["decode"].dtype == outputs["draw"].dtype == np.float64
+    assert outputs["encode"].dtype == outputs["elbo"].dtype == np.float32
+    assert abs(outputs["decode"].mean() - 5) < 2
+    # Draws have the spread that the scale (1 in the model's units) says.
+    spread = (outputs["draw"] - outputs["decode"]).std()
+    assert spread == pytest.approx(ROWS.std(), rel=0.25)
+
+
+def test_elbo_is_the_mean_over_the_draws_less_the_units(fitted):
+    x = fitted.units.standardize(ROWS)
+    noise = torch.tensor(row_noise(hash_rows(x), inference.ELBO_DRAWS, 2))
+    with torch.no_grad():
+        terms = fitted.model.terms(torch.tensor(x), noise, analytic_kl=True)
+    expected = terms.log_likelihood.mean(0) - terms.kl - fitted.units.log_scale
+    np.testing.assert_allclose(fitted.elbo(ROWS), expected, rtol=1e-5)
+
+
+def test_log_likelihood_is_the_log_mean_weight(fitted):
+    x = fitted.units.standardize(ROWS)
+    noise = torch.tensor(row_noise(hash_rows(x), 130, 2))
+    with torch.no_grad():
+        weights = fitted.model.terms(
+            torch.tensor(x), noise, analytic_kl=False
+        ).log_weights
+    expected = weights.double().logsumexp(0) - np.log(130) - fitted.units.log_scale
+    np.testing.assert_allclose(fitted.log_likelihood(ROWS, 130), expected, rtol=1e-5)
