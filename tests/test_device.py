@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from skvae import device as device_module
-from skvae.device import flush_denormals, resolve_device, resolve_precision
+from skvae.device import (
+    MULTI_THREAD_MIN_PRODUCTS,
+    flush_denormals,
+    one_thread,
+    resolve_device,
+    resolve_precision,
+    training,
+)
 
 CPU = torch.device("cpu")
 
@@ -59,3 +66,35 @@ def test_denormals_are_flushed_within_and_restored_after(before):
         assert flushed() == before
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_thread_is_for_small_steps_only(two_threads):
+    with training(CPU, MULTI_THREAD_MIN_PRODUCTS - 1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with training(CPU, MULTI_THREAD_MIN_PRODUCTS):
+        assert torch.get_num_threads() == 2
+
+
+def test_last_to_leave_restores_the_thread_count(two_threads):
+    first, second = one_thread(), one_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_num_threads() == 1
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == 2
+
+
+def test_thread_count_is_restored_after_an_error(two_threads):
+    with pytest.raises(KeyboardInterrupt), training(CPU, 1):
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == 2

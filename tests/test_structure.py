@@ -21,7 +21,7 @@ FLOORS = [
     {"engine"},
     {"progress", "inference"},
     {"estimator"},
-    {"model_selection", "plotting", "datasets"},
+    {"model_selection", "metrics", "plotting", "datasets"},
     {"demo"},
     {"cli"},
 ]

@@ -18,12 +18,13 @@ _PUBLIC = {
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
 }
-_MODULES = ("datasets", "model_selection", "plotting")
+_MODULES = ("datasets", "metrics", "model_selection", "plotting")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from . import datasets as datasets
+    from . import metrics as metrics
     from . import model_selection as model_selection
     from . import plotting as plotting
     from .estimator import VAEEstimator as VAEEstimator

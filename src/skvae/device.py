@@ -1,12 +1,16 @@
 """Where the arithmetic runs, and in which precision."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 
 import torch
 
 from ._compat import cpu_has_bfloat16
 
+# Below this many multiplications a step runs on one thread: a second one saves nothing,
+# and where it is kept from its core every small operation waits for it.
+MULTI_THREAD_MIN_PRODUCTS = 25_000_000
 # Below this many weights the casts cost more than bfloat16 products save.
 BFLOAT16_MIN_WEIGHTS = 100_000
 
@@ -69,6 +73,44 @@ def resolve_precision(
     else:
         native = device.type == "cpu" and cpu_has_bfloat16()
     return torch.bfloat16 if native else torch.float32
+
+
+_threads_lock = Lock()
+_threads_users = 0
+_threads_before = 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes on one thread; the last to leave restores the count.
+
+    The count belongs to the process: with fits in several Python threads, the first
+    one to enter remembers it for all.
+    """
+    global _threads_users, _threads_before
+    with _threads_lock:
+        if _threads_users == 0:
+            _threads_before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _threads_users += 1
+    try:
+        yield
+    finally:
+        with _threads_lock:
+            _threads_users -= 1
+            if _threads_users == 0:
+                torch.set_num_threads(_threads_before)
+
+
+@contextmanager
+def training(device: torch.device, products_per_step: int) -> Iterator[None]:
+    """The state of the process in which a model of this size trains best."""
+    small = products_per_step < MULTI_THREAD_MIN_PRODUCTS
+    with ExitStack() as stack:
+        if device.type == "cpu" and small and torch.get_num_threads() > 1:
+            stack.enter_context(one_thread())
+        stack.enter_context(flush_denormals())
+        yield
 
 
 @contextmanager

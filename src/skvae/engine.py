@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ._compat import adam_step
-from .device import flush_denormals
+from .device import training
 from .gradients import gradient_step
 from .model import Model
 from .objectives import Terms
@@ -181,7 +181,7 @@ class Trainer:
 
         self.weights.training_precision()
         noise = self._noise(len(data))
-        with flush_denormals():
+        with training(device, self.weights.master.numel() * size):
             for start in range(0, len(data), size):
                 rows = order[start : start + size]
                 x = data.X.index_select(0, rows)

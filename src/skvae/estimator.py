@@ -797,8 +797,14 @@ class VAEEstimator(
             In nats per row, in the units of X. Values of different likelihoods, or of
             grey and binarised data, are not comparable.
         """
+        reconstruction, kl = self._elbo_parts(X)
+        return -(reconstruction + kl)
+
+    def _elbo_parts(self, X) -> tuple[np.ndarray, np.ndarray]:
         fitted = self._fitted
-        return np.concatenate([fitted.elbo(X) for X in self._supported_blocks(X)])
+        parts = [fitted.elbo_parts(block) for block in self._supported_blocks(X)]
+        reconstruction, kl = zip(*parts, strict=True)
+        return np.concatenate(reconstruction), np.concatenate(kl)
 
     def score(self, X, y=None, *, sample_weight=None):
         """Mean evidence lower bound, in nats per row; higher is better.

@@ -63,14 +63,19 @@ class FittedModel:
         return X
 
     @torch.no_grad()
-    def elbo(self, X: np.ndarray) -> np.ndarray:
-        """The evidence lower bound of each row (beta = 1), in nats, float32."""
-        rows = []
+    def elbo_parts(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reconstruction (-log p(x|z)) and KL of each row, in nats, float32.
+
+        Minus their sum is the evidence lower bound.
+        """
+        reconstruction, kl = [], []
         for x, hashes in self._blocks_with_hashes(X, ELBO_DRAWS):
             noise = self._tensor(row_noise(hashes, ELBO_DRAWS, self.model.n_noise))
             terms = self.model.terms(x, noise, analytic_kl=True)
-            rows.append(-(terms.reconstruction + terms.divergence).cpu().numpy())
-        return (np.concatenate(rows) - self.units.log_scale).astype(np.float32)
+            reconstruction.append(terms.reconstruction.cpu().numpy())
+            kl.append(terms.divergence.cpu().numpy())
+        in_units = np.concatenate(reconstruction) + self.units.log_scale
+        return in_units.astype(np.float32), np.concatenate(kl)
 
     @torch.no_grad()
     def log_likelihood(self, X: np.ndarray, n_importance_samples: int) -> np.ndarray:

@@ -11,6 +11,7 @@ each feature scaled to the range of what is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, isqrt, prod, sqrt
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
@@ -86,6 +87,7 @@ class _Display:
         return self
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LossCurveDisplay(_Display):
     """Loss over the epochs: total and reconstruction in one panel, KL in another.
 
@@ -119,24 +121,13 @@ class LossCurveDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        *,
-        epoch: ArrayLike,
-        loss: ArrayLike,
-        reconstruction: ArrayLike,
-        kl: ArrayLike,
-        validation_loss: ArrayLike | None = None,
-        validation_reconstruction: ArrayLike | None = None,
-        validation_kl: ArrayLike | None = None,
-    ) -> None:
-        self.epoch = epoch
-        self.loss = loss
-        self.reconstruction = reconstruction
-        self.kl = kl
-        self.validation_loss = validation_loss
-        self.validation_reconstruction = validation_reconstruction
-        self.validation_kl = validation_kl
+    epoch: ArrayLike
+    loss: ArrayLike
+    reconstruction: ArrayLike
+    kl: ArrayLike
+    validation_loss: ArrayLike | None = None
+    validation_reconstruction: ArrayLike | None = None
+    validation_kl: ArrayLike | None = None
 
     @classmethod
     def from_estimator(
@@ -203,6 +194,7 @@ class LossCurveDisplay(_Display):
         return 9.0, 3.6
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReconstructionDisplay(_Display):
     """Originals over their reconstructions.
 
@@ -235,18 +227,10 @@ class ReconstructionDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        originals: NDArray[Any],
-        reconstructions: NDArray[Any],
-        *,
-        image_shape: tuple[int, ...] | None = None,
-        feature_names: Sequence[str] | None = None,
-    ) -> None:
-        self.originals = originals
-        self.reconstructions = reconstructions
-        self.image_shape = image_shape
-        self.feature_names = feature_names
+    originals: NDArray[Any]
+    reconstructions: NDArray[Any]
+    image_shape: tuple[int, ...] | None = None
+    feature_names: Sequence[str] | None = None
 
     @classmethod
     def from_estimator(
@@ -282,8 +266,8 @@ class ReconstructionDisplay(_Display):
         """
         X = X[:n_samples]
         display = cls(
-            np.asarray(X),
-            _decode(estimator, _encode(estimator, X)),
+            originals=np.asarray(X),
+            reconstructions=_decode(estimator, _encode(estimator, X)),
             image_shape=image_shape,
             feature_names=_feature_names(estimator),
         )
@@ -307,6 +291,7 @@ class ReconstructionDisplay(_Display):
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SampleDisplay(_Display):
     """A sheet of samples from a fitted model.
 
@@ -333,16 +318,9 @@ class SampleDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        samples: NDArray[Any],
-        *,
-        image_shape: tuple[int, ...] | None = None,
-        feature_names: Sequence[str] | None = None,
-    ) -> None:
-        self.samples = samples
-        self.image_shape = image_shape
-        self.feature_names = feature_names
+    samples: NDArray[Any]
+    image_shape: tuple[int, ...] | None = None
+    feature_names: Sequence[str] | None = None
 
     @classmethod
     def from_estimator(
@@ -377,7 +355,7 @@ class SampleDisplay(_Display):
         if isinstance(estimator, Pipeline) and len(estimator) > 1:
             samples = estimator[:-1].inverse_transform(samples)
         display = cls(
-            np.asarray(samples),
+            samples=np.asarray(samples),
             image_shape=image_shape,
             feature_names=_feature_names(estimator),
         )
@@ -398,6 +376,7 @@ class SampleDisplay(_Display):
         return _draw_lines(ax, self.samples[np.newaxis], self.feature_names, **style)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LatentSpaceDisplay(_Display):
     """Posterior means of rows in the latent space, coloured by y.
 
@@ -428,16 +407,9 @@ class LatentSpaceDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        coordinates: NDArray[Any],
-        y: ArrayLike | None = None,
-        *,
-        axis_labels: Sequence[str] = ("z0", "z1"),
-    ) -> None:
-        self.coordinates = coordinates
-        self.y = y
-        self.axis_labels = axis_labels
+    coordinates: NDArray[Any]
+    y: ArrayLike | None = None
+    axis_labels: Sequence[str] = ("z0", "z1")
 
     @classmethod
     def from_estimator(
@@ -487,7 +459,8 @@ class LatentSpaceDisplay(_Display):
                 f"principal component {number} ({ratio:.0%} of variance)"
                 for number, ratio in enumerate(pca.explained_variance_ratio_, start=1)
             ]
-        return cls(Z, y, axis_labels=axis_labels).plot(ax=ax, **kwargs)
+        display = cls(coordinates=Z, y=y, axis_labels=axis_labels)
+        return display.plot(ax=ax, **kwargs)
 
     def _draw(self, ax: Axes, **kwargs: Any) -> tuple[float, float]:
         n_samples, n_dimensions = self.coordinates.shape
@@ -540,6 +513,7 @@ class LatentSpaceDisplay(_Display):
         return 6.8, 5.6
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ManifoldDisplay(_Display):
     """The images that a two-dimensional latent space decodes to.
 
@@ -568,16 +542,9 @@ class ManifoldDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        images: NDArray[Any],
-        values: NDArray[Any],
-        *,
-        image_shape: tuple[int, ...] | None = None,
-    ) -> None:
-        self.images = images
-        self.values = values
-        self.image_shape = image_shape
+    images: NDArray[Any]
+    values: NDArray[Any]
+    image_shape: tuple[int, ...] | None = None
 
     @classmethod
     def from_estimator(
@@ -618,7 +585,8 @@ class ManifoldDisplay(_Display):
         values = norm.ppf((np.arange(n_steps) + 0.5) / n_steps)
         z0, z1 = np.meshgrid(values, values[::-1])
         images = _decode(estimator, np.stack([z0, z1], axis=-1))
-        return cls(images, values, image_shape=image_shape).plot(ax=ax, **kwargs)
+        display = cls(images=images, values=values, image_shape=image_shape)
+        return display.plot(ax=ax, **kwargs)
 
     def _draw(self, ax: Axes, **kwargs: Any) -> tuple[float, float]:
         n_features = self.images.shape[-1]
@@ -634,6 +602,7 @@ class ManifoldDisplay(_Display):
         return _draw_images(ax, self.images, shape, labels[::-1], labels, 0, **kwargs)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class InterpolationDisplay(_Display):
     """Ways through the latent space from one row to another.
 
@@ -660,16 +629,9 @@ class InterpolationDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        interpolations: NDArray[Any],
-        *,
-        image_shape: tuple[int, ...] | None = None,
-        feature_names: Sequence[str] | None = None,
-    ) -> None:
-        self.interpolations = interpolations
-        self.image_shape = image_shape
-        self.feature_names = feature_names
+    interpolations: NDArray[Any]
+    image_shape: tuple[int, ...] | None = None
+    feature_names: Sequence[str] | None = None
 
     @classmethod
     def from_estimator(
@@ -703,8 +665,12 @@ class InterpolationDisplay(_Display):
         Raises
         ------
         ValueError
-            If there are not as many ends as starts.
+            If there are not as many ends as starts, or fewer than two steps.
         """
+        if n_steps < 2:
+            raise ValueError(
+                f"n_steps={n_steps} is less than 2, the start and the end."
+            )
         start, end = _encode(estimator, X_start), _encode(estimator, X_end)
         if len(start) != len(end):
             raise ValueError(
@@ -712,7 +678,7 @@ class InterpolationDisplay(_Display):
                 "for each start."
             )
         display = cls(
-            _decode(estimator, np.linspace(start, end, n_steps, axis=1)),
+            interpolations=_decode(estimator, np.linspace(start, end, n_steps, axis=1)),
             image_shape=image_shape,
             feature_names=_feature_names(estimator),
         )
@@ -731,6 +697,7 @@ class InterpolationDisplay(_Display):
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LatentTraversalDisplay(_Display):
     """What each latent dimension does: one row for each, the others held still.
 
@@ -761,20 +728,11 @@ class LatentTraversalDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        traversals: NDArray[Any],
-        values: NDArray[Any],
-        dimensions: Sequence[int],
-        *,
-        image_shape: tuple[int, ...] | None = None,
-        feature_names: Sequence[str] | None = None,
-    ) -> None:
-        self.traversals = traversals
-        self.values = values
-        self.dimensions = dimensions
-        self.image_shape = image_shape
-        self.feature_names = feature_names
+    traversals: NDArray[Any]
+    values: NDArray[Any]
+    dimensions: Sequence[int]
+    image_shape: tuple[int, ...] | None = None
+    feature_names: Sequence[str] | None = None
 
     @classmethod
     def from_estimator(
@@ -833,9 +791,9 @@ class LatentTraversalDisplay(_Display):
         for place, dimension in enumerate(dimensions):
             traversals[place, :, dimension] = values
         display = cls(
-            _decode(estimator, traversals),
-            values,
-            dimensions.tolist(),
+            traversals=_decode(estimator, traversals),
+            values=values,
+            dimensions=dimensions.tolist(),
             image_shape=image_shape,
             feature_names=_feature_names(estimator),
         )
@@ -855,6 +813,7 @@ class LatentTraversalDisplay(_Display):
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SearchDisplay(_Display):
     """Mean test score of a search over one or two of its hyper-parameters.
 
@@ -895,26 +854,14 @@ class SearchDisplay(_Display):
     <...>
     """
 
-    def __init__(
-        self,
-        scores: NDArray[Any],
-        errors: NDArray[Any],
-        best: tuple[int, int],
-        *,
-        x_name: str,
-        x_values: Sequence[Any],
-        y_name: str | None = None,
-        y_values: Sequence[Any] = (None,),
-        metric: str = "score",
-    ) -> None:
-        self.scores = scores
-        self.errors = errors
-        self.best = best
-        self.x_name = x_name
-        self.x_values = x_values
-        self.y_name = y_name
-        self.y_values = y_values
-        self.metric = metric
+    scores: NDArray[Any]
+    errors: NDArray[Any]
+    best: tuple[int, int]
+    x_name: str
+    x_values: Sequence[Any]
+    y_name: str | None = None
+    y_values: Sequence[Any] = (None,)
+    metric: str = "score"
 
     @classmethod
     def from_search(
@@ -959,23 +906,10 @@ class SearchDisplay(_Display):
         check_is_fitted(search, "cv_results_")
         results = search.cv_results_
         candidates = results["params"]
-        names = _after("param_", results)
-        for name in (x, y):
-            if name is not None and name not in names:
-                raise ValueError(f"{name!r} was not searched; there are {names}.")
         metrics = _after("mean_test_", results)
         if metric not in metrics:
             raise ValueError(f"metric={metric!r} was not scored; there are {metrics}.")
-        if x is None:
-            # The resource of successive halving grows with its iterations.
-            known = (y, getattr(search, "resource", None))
-            varied = [n for n in names if len(_distinct(candidates, n)) > 1]
-            free = [name for name in varied if name not in known]
-            if not 1 <= len(free) <= (2 if y is None else 1):
-                raise ValueError(
-                    f"The search varies {varied}: name one or two of them by x= and y=."
-                )
-            x, y = free[0], free[1] if len(free) == 2 else y
+        x, y = _choose_axes(search, x, y)
         x_values = _distinct(candidates, x)
         y_values = [None] if y is None else _distinct(candidates, y)
 
@@ -999,9 +933,9 @@ class SearchDisplay(_Display):
             errors[cell(candidates[index])] = results[f"std_test_{metric}"][index]
         best = getattr(search, "best_index_", None)
         display = cls(
-            scores,
-            errors,
-            cell(candidates[best if best in drawn else drawn[-1]]),
+            scores=scores,
+            errors=errors,
+            best=cell(candidates[best if best in drawn else drawn[-1]]),
             x_name=x,
             x_values=x_values,
             y_name=y,
@@ -1150,7 +1084,7 @@ def _draw_images(
     sheet = sheet.reshape(n_down * (height + gap), n_across * (width + gap), -1)
     sheet = sheet[: len(sheet) - gap, : sheet.shape[1] - gap]
     if sheet.shape[-1] == 3:
-        sheet = np.nan_to_num(((sheet - low) / (high - low)).clip(0, 1), nan=1.0)
+        sheet = np.nan_to_num(((sheet - low) / (high - low or 1)).clip(0, 1), nan=1.0)
     else:
         sheet = sheet[..., 0]
     style = _style(kwargs, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
@@ -1279,6 +1213,28 @@ def _is_continuous(y: NDArray[Any]) -> bool:
 
 def _after(prefix: str, names: Any) -> list[str]:
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+
+def _choose_axes(search: Any, x: str | None, y: str | None) -> tuple[str, str | None]:
+    """The hyper-parameters to draw: the ones named, else the ones that vary."""
+    names = _after("param_", search.cv_results_)
+    for name in (x, y):
+        if name is not None and name not in names:
+            raise ValueError(f"{name!r} was not searched; there are {names}.")
+    if x is not None:
+        return x, y
+    # The resource of successive halving grows with its iterations.
+    known = (y, getattr(search, "resource", None))
+    free = [
+        name
+        for name in names
+        if name not in known and len(_distinct(search.cv_results_["params"], name)) > 1
+    ]
+    if not 1 <= len(free) <= (2 if y is None else 1):
+        raise ValueError(
+            f"The search varies {free}: name what to draw by x= and y=, or by x= alone."
+        )
+    return free[0], free[1] if len(free) == 2 else y
 
 
 def _distinct(candidates: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
