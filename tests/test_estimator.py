@@ -4,7 +4,9 @@ import copy
 import pickle
 import sys
 import tempfile
+import threading
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import joblib
@@ -244,11 +246,11 @@ def one_latent(request, _digits):
     },
 )
 def test_scikit_learn_checks(estimator, check):
-    before = np.random.get_state()
+    before = np.random.get_state()  # noqa: NPY002
     check(estimator)
     if check.func.__name__ == "check_methods_sample_order_invariance":
         # The check itself draws from the global generator.
-        np.random.set_state(before)
+        np.random.set_state(before)  # noqa: NPY002
 
 
 # ------------------------------------------------------- outputs against the formulas
@@ -283,7 +285,7 @@ def test_log_likelihood_rises_to_the_exact_value_and_not_beyond(one_latent):
         assert error.mean() < 5 * standard_error
         gaps.append(-error.mean())
     assert gaps[0] > gaps[-1]
-    assert all(b < a + 0.05 for a, b in zip(gaps[:-1], gaps[1:], strict=True))
+    assert all(b < a + 0.05 for a, b in pairwise(gaps))
     assert abs(gaps[-1]) < 0.02
     # One draw has the expectation of the ELBO.
     one = model.log_likelihood(X, 1) - exact.elbo(X)
@@ -314,7 +316,7 @@ def test_history_ends_near_the_score_of_the_training_data(one_latent):
     last = model.history_.iloc[model.best_epoch_ - 1]
     assert last.loss == pytest.approx(-exact.elbo(X).mean(), abs=0.3)
     assert last.loss == pytest.approx(-model.score(X), abs=0.3)
-    assert last.kl == pytest.approx(exact.kl(X).mean(), rel=0.1)
+    assert last.kl == pytest.approx(exact.kl(X).mean(), rel=0.25)
     assert last.loss == pytest.approx(last.reconstruction + last.kl, rel=1e-5)
 
 
@@ -566,8 +568,8 @@ def test_memory_is_bounded_by_the_block(digits, monkeypatch):
     spy("infer", lambda x, noise: noise.shape[0] * x.numel())
     spy("decode", lambda z: z[..., 0].numel() * 64)
     monkeypatch.setattr(skvae.inference, "BLOCK", block)
-    model.log_likelihood(digits, 500)
-    model.score_samples(digits)
+    model.log_likelihood(digits[:300], 200)
+    model.score_samples(digits[:600])
     model.inverse_transform(model.transform(digits))
     model.sample(1000)
     assert len(sizes) > 50
@@ -645,13 +647,12 @@ def test_rescaling_by_any_number(iris):
 
 
 def test_moving_a_column_changes_nothing(iris):
-    moved = iris + [0, 1000, -7, 0.1]
+    step = np.array([0, 1000, -7, 0.1])
+    moved = iris + step
     a, b = tiny(epochs=5).fit(iris), tiny(epochs=5).fit(moved)
     np.testing.assert_allclose(b.score_samples(moved), a.score_samples(iris), atol=1e-3)
     np.testing.assert_allclose(b.transform(moved), a.transform(iris), atol=1e-4)
-    np.testing.assert_allclose(
-        b.sample(9, 0), a.sample(9, 0) + [0, 1000, -7, 0.1], atol=1e-3
-    )
+    np.testing.assert_allclose(b.sample(9, 0), a.sample(9, 0) + step, atol=1e-3)
 
 
 def test_huge_offsets_train_as_small_ones_do(iris):
@@ -893,7 +894,7 @@ def test_refusal_counts_rows_as_the_user_does():
 def test_partial_fit_refuses_a_later_chunk_outside_the_support():
     model = tiny().partial_fit(GREY)
     before = snapshot(model)
-    with pytest.raises(ValueError, match="1.5 in row 7, column 2"):
+    with pytest.raises(ValueError, match=r"1\.5 in row 7, column 2"):
         model.partial_fit(with_value(GREY, 7, 2, 1.5))
     assert_equal(before, snapshot(model))
 
@@ -1983,6 +1984,30 @@ def test_the_form_of_the_input_does_not_matter(rows, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("flip", [np.flipud, np.fliplr, np.transpose])
+def test_views_are_what_they_show(rows, dtype, flip):
+    view = flip(np.ascontiguousarray(rows[:64], dtype=dtype))
+    model = tiny().fit(view)
+    shown = np.ascontiguousarray(view)
+    for method in (
+        model.transform,
+        model.reconstruct,
+        model.score_samples,
+        model.log_likelihood,
+    ):
+        np.testing.assert_allclose(method(view), method(shown), rtol=1e-5, atol=1e-6)
+    Z = flip(model.transform(view)[: model.latent_dim])
+    np.testing.assert_allclose(
+        model.inverse_transform(Z),
+        model.inverse_transform(np.ascontiguousarray(Z)),
+        rtol=1e-5,
+    )
+    assert np.isfinite(model.interpolate(view[0], view[1])).all()
+    model.partial_fit(view)
+    model.fit(view, X_val=view)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_rows_of_the_user_are_left_alone(rows, dtype):
     X = np.ascontiguousarray(rows, dtype=dtype)
     before = X.copy()
@@ -2027,7 +2052,7 @@ def test_bad_memmaps_are_refused_as_arrays_are(digits, tmp_path):
         (digits[0], "1D array|any features"),
         (digits[:50].reshape(50, 8, 8), "dim 3|8 features"),
         (digits.astype(complex), "(?i)complex"),
-        (digits.astype("U4"), "string|numeric"),
+        (np.full((9, 64), "a"), "string|numeric"),
     ):
         with pytest.raises(ValueError, match=message):
             model.transform(mapped(X))
@@ -2068,7 +2093,7 @@ def finite_arrays(limit):
     """2-D arrays of any float dtype with finite values of at most this size."""
 
     def of_dtype(dtype):
-        largest = float(dtype.type(min(limit, np.finfo(dtype).max)))
+        largest = float(dtype.type(min(limit, float(np.finfo(dtype).max))))
         return hnp.arrays(
             dtype,
             st.tuples(st.integers(1, 8), st.integers(1, 4)),
@@ -2108,13 +2133,8 @@ def assert_fits_and_round_trips(X, form, parameters):
 
 
 PARAMETERS = st.sampled_from(
-    [
-        {},
-        {"likelihood": "gaussian"},
-        {"validation_fraction": None, "likelihood": Gaussian(scale="feature")},
-        {"hidden_dim": 3},
-    ]
-).map(lambda parameters: {k: v for k, v in parameters.items() if k != "hidden_dim"})
+    [{}, {"likelihood": "gaussian"}, {"likelihood": Gaussian(scale="feature")}]
+)
 
 
 @given(finite_arrays(limit=1e6), st.sampled_from(FORMS), PARAMETERS)
@@ -2164,7 +2184,8 @@ def test_one_bad_value_is_named_and_changes_nothing(X, form, value, data):
     X[row, column] = value
     model = tiny(hidden_dim=3, epochs=1, likelihood="bernoulli")
     for method in ("fit", "partial_fit"):
-        getattr(model, method)(np.eye(3))
+        with tempfile.TemporaryDirectory() as folder:
+            getattr(model, method)(as_form(np.eye(3), form, folder))
         before = snapshot(model)
         message = {np.inf: "infinity", -np.inf: "infinity"}.get(value, str(value))
         message = "NaN" if np.isnan(value) else message
@@ -2190,6 +2211,43 @@ def test_threads_do_not_meet(iris):
     )
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_overlapping_fits_give_the_thread_count_back(iris, monkeypatch):
+    """Fit 1 begins, fit 2 begins in another thread, fit 1 ends, fit 2 ends."""
+    ready, first_in, second_in, first_out = (threading.Event() for _ in range(4))
+    step, main = skvae.engine.adam_step, threading.current_thread()
+
+    def meet(*args):
+        mine, other = (
+            (first_in, second_in)
+            if threading.current_thread() is main
+            else (second_in, first_out)
+        )
+        mine.set()
+        assert other.wait(30)
+        step(*args)
+
+    def second_fit():
+        torch.get_num_threads()  # a thread that has used torch before
+        ready.set()
+        assert first_in.wait(30)
+        tiny(epochs=1).fit(iris)
+
+    monkeypatch.setattr(skvae.engine, "adam_step", meet)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        second = threading.Thread(target=second_fit)
+        second.start()
+        assert ready.wait(30)
+        tiny(epochs=1).fit(iris)
+        first_out.set()
+        second.join()
+        assert torch.get_num_threads() == 2
+    finally:
+        first_out.set()
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

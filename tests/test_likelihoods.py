@@ -89,6 +89,15 @@ class TestContract:
         assert likelihood.in_support(likelihood.nearest_in_support(X)).all()
 
 
+def test_check_support_names_the_first_entry_outside():
+    X = np.array([[0.0, 1.0], [0.5, 1.03], [-1.0, 0.0]])
+    with pytest.raises(
+        ValueError, match=r"X_val has the value 1.03 in row 1, column 1, .*\[0, 1\]"
+    ):
+        Bernoulli().check_support(X, "X_val")
+    Gaussian().check_support(X)
+
+
 def test_every_registered_family_is_under_contract():
     assert set(LIKELIHOODS.values()) == {type(f) for f in FAMILIES}
 

@@ -38,7 +38,7 @@ def _mnist() -> tuple[np.ndarray, ...]:
 # How to load (X_train, X_test, y_train, y_test), and how long to train: steps count,
 # not epochs, so a small data set takes more of them.
 DATASETS: dict[str, dict[str, Any]] = {
-    "digits": {"load": _digits, "epochs": 150, "search_epochs": 50},
+    "digits": {"load": _digits, "epochs": 200, "search_epochs": 50},
     "mnist": {"load": _mnist, "epochs": 20, "search_epochs": 5},
 }
 GRID = {"latent_dim": [2, 5, 10, 20], "learning_rate": [3e-4, 1e-3, 3e-3]}
@@ -57,7 +57,7 @@ def run(dataset: str, out: Path) -> Path:
     """
     out.mkdir(parents=True, exist_ok=True)
     settings = DATASETS[dataset]
-    X_train, X_test, y_train, y_test = settings["load"]()
+    X_train, X_test, _, y_test = settings["load"]()
     print(f"{dataset}: {len(X_train):,} images to learn from, {len(X_test):,} held out")
     pictures: list[tuple[str, str]] = []
 
@@ -70,6 +70,7 @@ def run(dataset: str, out: Path) -> Path:
     started = time.perf_counter()
     vae = VAEEstimator(
         epochs=settings["epochs"],
+        learning_rate=3e-3,
         learning_rate_schedule="cosine",
         random_state=0,
         verbose=1,
@@ -158,25 +159,25 @@ def run(dataset: str, out: Path) -> Path:
 
 def loss_table(estimator: VAEEstimator, parts: dict[str, np.ndarray]) -> str:
     """Reconstruction, KL and their sum, per image and per batch of 100."""
-    names = ("reconstruction", "kl", "total")
+    names, width = ("reconstruction", "KL", "total"), 15
     lines = [
-        f"{'nats':<8}{'per image':^36}{'per batch of 100 images':^36}",
-        " " * 8 + "".join(f"{name:>12}" for name in (*names, *names)),
+        f"{'nats':<7}{'per image':>42}{'per batch of 100 images':>45}",
+        " " * 7 + "".join(f"{name:>{width}}" for name in names * 2),
     ]
     for label, X in parts.items():
         values = [
             float(v.mean(dtype=np.float64)) for v in elbo_parts(estimator, X).values()
         ]
         lines.append(
-            f"{label:<8}"
-            + "".join(f"{value:>12.2f}" for value in values)
-            + "".join(f"{100 * value:>12,.0f}" for value in values)
+            f"{label:<7}"
+            + "".join(f"{value:>{width}.2f}" for value in values)
+            + "".join(f"{100 * value:>{width},.0f}" for value in values)
         )
     return "\n".join(lines)
 
 
 def with_progress_bar(search: Any) -> Any:
-    """Register scikit-learn's progress bar where rich is installed and a person looks."""
+    """Register scikit-learn's progress bar, where there is a terminal to show it."""
     if not sys.stdout.isatty():
         return search
     try:
@@ -240,7 +241,7 @@ def _report(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>skvae on {dataset}</title><style>{STYLE}</style></head><body>
 <h1>A variational autoencoder on {dataset} <small>skvae {__version__}</small></h1>
-<p>{shape}, {vae.likelihood_} likelihood, {vae.n_iter_} epochs, batches of
+<p>{shape}, {type(vae.likelihood_).__name__} likelihood, {vae.n_iter_} epochs, batches of
 {vae.batch_size}, {seconds:.1f} s on {vae.model_.device}. The weights of epoch
 {vae.best_epoch_} were kept: it has the lowest loss on the held-out images.</p>
 <pre>{html.escape(table)}</pre>

@@ -55,6 +55,7 @@ class Data:
         X = torch.from_numpy(rows).to(device, dtype)
         if weights is None:
             return cls(X)
+        weights = weights / weights.mean()
         return cls(X, torch.tensor(weights, dtype=torch.float32, device=device))
 
     def __len__(self) -> int:

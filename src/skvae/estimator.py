@@ -305,9 +305,10 @@ class VAEEstimator(
                         "both ask for a validation set; give one of them."
                     )
                 X_val = self._check(X_val)
-            fitted = self._start(X, weights, warm=self.warm_start)
+            warm = self.warm_start and hasattr(self, "model_")
+            fitted = self._start(X, weights, warm=warm)
             if X_val is not None:
-                self._refuse_outside_support(fitted["likelihood_"], X_val, "X_val")
+                fitted["likelihood_"].check_support(X_val, "X_val")
             self._train(fitted, X, y, weights, X_val, context)
         self._raise_divergence()
         return self
@@ -341,7 +342,7 @@ class VAEEstimator(
             if first:
                 self.__dict__.update(self._start(X, weights, warm=False))
             else:
-                self._refuse_outside_support(self.likelihood_, X, "X")
+                self.likelihood_.check_support(X)
             if not hasattr(self, "_trainer"):
                 self._trainer = self._make_trainer(self.__dict__)
             # A schedule has no length here: "constant" whatever the parameter says.
@@ -374,35 +375,19 @@ class VAEEstimator(
         kept = weights > 0
         if not kept.all():
             X, weights = X[kept], weights[kept]
-        return X, weights / weights.mean()
-
-    @staticmethod
-    def _refuse_outside_support(likelihood: Likelihood, X: np.ndarray, name: str):
-        inside = likelihood.in_support(X)
-        if inside.all():
-            return
-        row, column = np.argwhere(~inside)[0]
-        raise ValueError(
-            f"{name} has the value {X[row, column]!s} in row {row}, column {column}, "
-            f"outside the support {likelihood.support} of {likelihood!r}. Scale the "
-            "data (MinMaxScaler) or choose another likelihood, such as 'gaussian'."
-        )
+        return X, weights
 
     def _start(self, X, weights, *, warm) -> dict[str, Any]:
         """Everything that is decided before the first step, by attribute name."""
-        likelihood = (
-            guess(X)
-            if isinstance(self.likelihood, str) and self.likelihood == "auto"
-            else resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
-        )
-        if warm and hasattr(self, "model_"):
-            if isinstance(self.likelihood, str) and self.likelihood == "auto":
-                likelihood = self.likelihood_
-            self._refuse_outside_support(likelihood, X, "X")
+        if isinstance(self.likelihood, str) and self.likelihood == "auto":
+            likelihood = self.likelihood_ if warm else guess(X)
+        else:
+            likelihood = resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
+        likelihood.check_support(X)
+        if warm:
             return self._start_warm(likelihood)
-        self._refuse_outside_support(likelihood, X, "X")
         standardize = self.standardize
-        if isinstance(standardize, str):
+        if standardize == "auto":
             standardize = likelihood.real_valued
         elif standardize and not likelihood.real_valued:
             raise ValueError(

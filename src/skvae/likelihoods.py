@@ -43,6 +43,18 @@ class Likelihood(Spec):
         """Which entries of X this density can produce, a boolean array like X."""
         return np.isfinite(X)
 
+    def check_support(self, X: np.ndarray, name: str = "X") -> None:
+        """Refuse X (N, D) at its first entry outside the support, naming it."""
+        inside = self.in_support(X)
+        if inside.all():
+            return
+        row, column = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"{name} has the value {X[row, column]!s} in row {row}, column {column}, "
+            f"outside the support {self.support} of {self!r}. Scale the data "
+            "(MinMaxScaler) or choose another likelihood, such as 'gaussian'."
+        )
+
     def nearest_in_support(self, X: np.ndarray) -> np.ndarray:
         """X with each entry replaced by the nearest one in the support."""
         return X
