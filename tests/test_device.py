@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 
@@ -84,13 +86,24 @@ def test_one_thread_is_for_small_steps_only(two_threads):
         assert torch.get_num_threads() == 2
 
 
-def test_last_to_leave_restores_the_thread_count(two_threads):
-    first, second = one_thread(), one_thread()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert torch.get_num_threads() == 1
-    second.__exit__(None, None, None)
+def test_overlapping_threads_all_get_their_count_back(two_threads):
+    inside, leave, counts = threading.Event(), threading.Event(), []
+
+    def other():
+        with one_thread():
+            inside.set()
+            leave.wait(10)
+        counts.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=other)
+    with one_thread():
+        thread.start()
+        inside.wait(10)
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    leave.set()
+    thread.join()
+    assert counts == [2]
     assert torch.get_num_threads() == 2
 
 

@@ -193,8 +193,8 @@ def test_interrupted_first_epoch_keeps_the_steps_taken(monkeypatch):
     start = flat(model)
     update = engine._update
 
-    def interrupted(rate):
-        update(rate)
+    def interrupted(*arguments):
+        update(*arguments)
         if engine.n_steps == 3:
             raise KeyboardInterrupt
 

@@ -8,11 +8,11 @@ from skvae.objectives import ELBO
 from test_model import make
 
 
-def both_ways(model, *, dtype=torch.float32):
+def both_ways(model, *, dtype=torch.float32, weighted=True):
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(16, 6, generator=generator).to(dtype)
     noise = torch.randn(1, 16, 2, generator=generator)
-    weights = torch.rand(16, generator=generator)
+    weights = torch.rand(16, generator=generator) if weighted else None
     results = []
     for step in (AutogradStep, ExplicitStep):
         gradients = [torch.full_like(p, torch.nan) for p in model.parameters()]
@@ -24,15 +24,18 @@ def both_ways(model, *, dtype=torch.float32):
 @pytest.mark.parametrize("hidden_dim", [(), (5,), (7, 5)], ids=str)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("beta", [0, 1, 4.0])
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS))
-def test_by_hand_equals_autograd(name, beta, activation, hidden_dim):
+def test_by_hand_equals_autograd(name, weighted, beta, activation, hidden_dim):
     model = make(
         LIKELIHOODS[name](),
         network=MLP(activation=activation),
         objective=ELBO(beta=beta),
         hidden_dim=hidden_dim,
     )
-    (loss, terms, expected), (loss_hand, terms_hand, gradients) = both_ways(model)
+    (loss, terms, expected), (loss_hand, terms_hand, gradients) = both_ways(
+        model, weighted=weighted
+    )
     torch.testing.assert_close(loss_hand, loss)
     torch.testing.assert_close(terms_hand.kl, terms.kl)
     torch.testing.assert_close(terms_hand.mean, terms.mean)

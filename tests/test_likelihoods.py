@@ -53,6 +53,29 @@ class TestContract:
             assert torch.isfinite(tensor.grad).all()
             assert (tensor.grad != 0).any()
 
+    @pytest.mark.parametrize(
+        "weights",
+        [None, torch.tensor([0.1, 2.0, -1.0, 0.0, 1.0])],
+        ids=["", "weighted"],
+    )
+    def test_gradient_is_that_of_autograd(self, likelihood, weights):
+        x, fixed = rows(likelihood), arguments(likelihood)
+        names = likelihood.parameters(3)
+        for name in names:
+            fixed[name].requires_grad_()
+        outputs = raw((5, 3, likelihood.n_outputs))
+        terms, slope, learned = likelihood.reconstruction_and_gradient(
+            x, outputs, weights, **fixed
+        )
+        outputs.requires_grad_()
+        expected = -likelihood.log_prob(x, outputs, **fixed)
+        (expected.sum() if weights is None else expected @ weights).backward()
+        torch.testing.assert_close(terms, expected.detach())
+        torch.testing.assert_close(slope, outputs.grad)
+        assert set(learned) == set(names)
+        for name in names:
+            torch.testing.assert_close(learned[name], fixed[name].grad)
+
     def test_sums_over_features(self, likelihood):
         x, fixed = rows(likelihood), arguments(likelihood)
         outputs = raw((5, 3, likelihood.n_outputs))
@@ -92,9 +115,11 @@ class TestContract:
 def test_check_support_names_the_first_entry_outside():
     X = np.array([[0.0, 1.0], [0.5, 1.03], [-1.0, 0.0]])
     with pytest.raises(
-        ValueError, match=r"X_val has the value 1.03 in row 1, column 1, .*\[0, 1\]"
+        ValueError, match=r"X_val has the value 1.03 in column 1, .*\[0, 1\]"
     ):
         Bernoulli().check_support(X, "X_val")
+    with pytest.raises(ValueError, match="in column 'b', outside"):
+        Bernoulli().check_support(X, columns=["a", "b"])
     Gaussian().check_support(X)
 
 

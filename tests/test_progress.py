@@ -1,4 +1,5 @@
 import io
+import math
 
 from skvae.engine import Record
 from skvae.progress import Progress, _clock
@@ -9,18 +10,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def record(epoch, validation_loss=None):
+def record(epoch, validation_loss=math.nan):
     return Record(
         epoch=epoch,
         loss=103.456,
         reconstruction=77.6,
         kl=25.8,
         validation_loss=validation_loss,
-        validation_reconstruction=None,
-        validation_kl=None,
-        active_units=20,
-        learning_rate=1e-3,
-        seconds=1.0,
     )
 
 

@@ -54,3 +54,11 @@ def test_identity_hands_the_array_through():
 def test_column_means_in_blocks():
     X = np.random.default_rng(0).random((10_000, 3), dtype=np.float32)
     np.testing.assert_allclose(column_means(X, None), X.astype(np.float64).mean(0))
+
+
+def test_too_large_for_a_variance_is_refused_by_column():
+    X = np.array([[1.0, 1e308], [2.0, -1e308]])
+    with pytest.raises(ValueError, match="column 1 has values up to 1e\\+308"):
+        Units.fit(X)
+    with pytest.raises(ValueError, match="column 'b'"):
+        Units.fit(X, columns=["a", "b"])

@@ -10,4 +10,5 @@ epochs, batch_size, precision = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 vae = VAEEstimator(
     epochs=epochs, batch_size=batch_size, precision=precision, random_state=0
 ).fit(images())
-report(vae.history_["seconds"], vae.history_["loss"].iloc[-1])
+records = vae._records
+report([r.seconds for r in records], records[-1].loss)

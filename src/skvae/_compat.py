@@ -1,16 +1,20 @@
 """The only file that touches private names of other libraries."""
 
 import mmap
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context as fit_context
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from torch import Tensor
 from torch.optim.adam import adam
 
 __all__ = [
+    "EstimatorScorer",
     "Interval",
     "StrOptions",
     "adam_step",
@@ -37,12 +41,17 @@ def adam_step(
     second_moment: Tensor,
     step: Tensor,
     learning_rate: float,
+    n_rows: int,
 ) -> None:
     """One step of Adam (Kingma and Ba, 2015) in place, by torch's fused kernel.
 
-    The functional form: constructing a ``torch.optim`` optimiser imports a compiler
-    that is not used here, which costs a second in every process.
+    The gradient is that of a sum over ``n_rows`` rows; the kernel divides it on the
+    fly. The functional form: constructing a ``torch.optim`` optimiser imports a
+    compiler that is not used here, which costs a second in every process.
     """
+    fused = parameter.device.type in ("cpu", "cuda")
+    if not fused:
+        gradient.div_(n_rows)
     adam(
         [parameter],
         [gradient],
@@ -50,7 +59,10 @@ def adam_step(
         [second_moment],
         [],
         [step],
-        fused=parameter.device.type in ("cpu", "cuda"),
+        fused=fused,
+        grad_scale=torch.full((), float(n_rows), device=parameter.device)
+        if fused
+        else None,
         amsgrad=False,
         beta1=0.9,
         beta2=0.999,
@@ -69,3 +81,30 @@ def release_pages(X: np.memmap) -> None:
     mapping = getattr(X, "_mmap", None)
     if mapping is not None and X.mode == "r" and hasattr(mapping, "madvise"):
         mapping.madvise(mmap.MADV_DONTNEED)
+
+
+class EstimatorScorer(_BaseScorer):
+    """A scikit-learn scorer that asks a fitted estimator, not its predictions.
+
+    A plain function would do for GridSearchCV; ScoringMonitor and metadata routing
+    want an instance of scikit-learn's own class.
+
+    Parameters
+    ----------
+    function : callable(estimator, X, sample_weight=None, **options) -> float
+    **options
+        Handed to the function.
+    """
+
+    def __init__(self, function: Callable[..., float], **options: Any):
+        super().__init__(function, sign=1, kwargs=options)
+
+    def __call__(self, estimator, X, y=None, *, sample_weight=None):
+        """Score an estimator on X (n_samples, n_features); greater is better."""
+        return self._score_func(
+            estimator, X, sample_weight=sample_weight, **self._kwargs
+        )
+
+    def __repr__(self):
+        options = ", ".join(f"{k}={v}" for k, v in self._kwargs.items())
+        return self._score_func.__name__ + (f"({options})" if options else "")

@@ -82,24 +82,25 @@ _threads_before = 1
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch computes on one thread; the last to leave restores the count.
+    """Within, torch computes on one thread.
 
-    The count belongs to the process: with fits in several Python threads, the first
-    one to enter remembers it for all.
+    Torch's count belongs partly to the process and partly to the Python thread that
+    set it. So with fits in several Python threads the first to enter remembers the
+    count for all, and each sets it back for itself.
     """
     global _threads_users, _threads_before
     with _threads_lock:
         if _threads_users == 0:
             _threads_before = torch.get_num_threads()
-            torch.set_num_threads(1)
         _threads_users += 1
+        before = _threads_before
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         with _threads_lock:
+            torch.set_num_threads(before)
             _threads_users -= 1
-            if _threads_users == 0:
-                torch.set_num_threads(_threads_before)
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def training(device: torch.device, products_per_step: int) -> Iterator[None]:
     """The state of the process in which a model of this size trains best."""
     small = products_per_step < MULTI_THREAD_MIN_PRODUCTS
     with ExitStack() as stack:
-        if device.type == "cpu" and small and torch.get_num_threads() > 1:
+        if device.type == "cpu" and small:
             stack.enter_context(one_thread())
         stack.enter_context(flush_denormals())
         yield

@@ -8,7 +8,7 @@ buffer that a single fused Adam call updates.
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, isfinite, isnan, nan, pi
 
 import numpy as np
 import torch
@@ -64,23 +64,26 @@ class Data:
 
 @dataclass
 class Record:
-    """What one epoch came to; losses in nats per row, means over the rows."""
+    """What one epoch came to; losses in nats per row, means over the rows.
+
+    Without a validation set its losses are NaN.
+    """
 
     epoch: int
     loss: float
     reconstruction: float
     kl: float
-    validation_loss: float | None
-    validation_reconstruction: float | None
-    validation_kl: float | None
-    active_units: int
-    learning_rate: float
-    seconds: float
+    validation_loss: float = nan
+    validation_reconstruction: float = nan
+    validation_kl: float = nan
+    active_units: int = 0
+    learning_rate: float = nan
+    seconds: float = nan
 
     @property
     def monitored(self) -> float:
         """What the best epoch has least of."""
-        return self.loss if self.validation_loss is None else self.validation_loss
+        return self.loss if isnan(self.validation_loss) else self.validation_loss
 
 
 def constant(progress: float) -> float:
@@ -113,6 +116,8 @@ class Trainer:
         What the network computes in while it trains.
     generator : torch.Generator
         On the CPU, so that a seed means the same on every device.
+    n_epochs : int
+        Epochs that the model has seen before: where the records go on counting.
     schedule : str
         A key of ``SCHEDULES``.
     max_gradient_norm : float or None
@@ -129,6 +134,7 @@ class Trainer:
         batch_size: int,
         precision: torch.dtype,
         generator: torch.Generator,
+        n_epochs: int = 0,
         schedule: str = "constant",
         max_gradient_norm: float | None = None,
         log_scale: float = 0.0,
@@ -141,7 +147,7 @@ class Trainer:
         self.schedule = SCHEDULES[schedule]
         self.max_gradient_norm = max_gradient_norm
         self.log_scale = log_scale
-        self.n_epochs = 0
+        self.n_epochs = n_epochs
         self.n_steps = 0
 
         self.weights = FlatWeights(model, precision)
@@ -150,7 +156,9 @@ class Trainer:
         self.first_moment = torch.zeros_like(self.weights.master)
         self.second_moment = torch.zeros_like(self.weights.master)
         self.step_count = torch.zeros(
-            (), device=model.device if model.device.type == "cuda" else "cpu"
+            (),
+            dtype=torch.float32,
+            device=model.device if model.device.type == "cuda" else "cpu",
         )
 
     def close(self) -> None:
@@ -164,7 +172,32 @@ class Trainer:
         """
         exact = self.model.likelihood.real_valued
         dtype = torch.float32 if exact else self.precision
-        return Data.from_rows(rows, weights, self.model.device, dtype)
+        data = Data.from_rows(rows, weights, self.model.device, dtype)
+        if data.weights is None:
+            return data
+        # Both halves of a row's loss must see the same weight.
+        return Data(data.X, data.weights.to(self.precision).float())
+
+    def train_pass(self, data: Data) -> Record:
+        """An epoch after which the model is usable, whatever happens in it.
+
+        Raises
+        ------
+        DivergenceError
+            If the loss or a weight is no longer finite; the weights are then those
+            from before, as they are after any other exception.
+        """
+        master = self.weights.master
+        before = master.clone()
+        try:
+            record = self.train_epoch(data)
+            if not (isfinite(record.loss) and bool(torch.isfinite(master).all())):
+                raise DivergenceError(_not_finite(record))
+        except BaseException:
+            master.copy_(before)
+            self.weights.full_precision()
+            raise
+        return record
 
     def train_epoch(self, data: Data, total_steps: int | None = None) -> Record:
         """One pass over the rows in a new order; returns its record.
@@ -174,11 +207,10 @@ class Trainer:
         started = time.perf_counter()
         device, size = data.X.device, self.batch_size
         order = torch.randperm(len(data), generator=self.generator).to(device)
-        totals = torch.zeros(3, device=device)
-        mean_sum = torch.zeros(self.model.latent_dim, device=device)
+        totals = torch.zeros(3, dtype=torch.float32, device=device)
+        mean_sum = totals.new_zeros(self.model.latent_dim)
         square_sum = torch.zeros_like(mean_sum)
         rate = self.learning_rate
-        full_batch = torch.full((size,), 1 / size, device=device)
 
         self.weights.training_precision()
         noise = self._noise(len(data))
@@ -186,19 +218,15 @@ class Trainer:
             for start in range(0, len(data), size):
                 rows = order[start : start + size]
                 x = data.X.index_select(0, rows)
-                row_weights = full_batch
-                if len(rows) < size:
-                    row_weights = torch.full((len(rows),), 1 / len(rows), device=device)
-                if data.weights is not None:
-                    row_weights = row_weights * data.weights[rows]
+                row_weights = None if data.weights is None else data.weights[rows]
                 loss, terms = self.gradient_step(x, next(noise), row_weights)
                 with torch.no_grad():
                     if total_steps is not None:
                         rate = self.learning_rate * self.schedule(
                             self.n_steps / total_steps
                         )
-                    self._update(rate)
-                    totals.add_(summary(loss, terms) @ row_weights, alpha=len(rows))
+                    self._update(rate, len(rows))
+                    totals.add_(summary(loss, terms, row_weights))
                     mean = terms.mean.detach()
                     mean_sum.add_(mean.sum(0))
                     square_sum.add_(mean.square().sum(0))
@@ -212,9 +240,6 @@ class Trainer:
             loss=loss_mean,
             reconstruction=reconstruction,
             kl=kl,
-            validation_loss=None,
-            validation_reconstruction=None,
-            validation_kl=None,
             active_units=int((variance > ACTIVE_VARIANCE).sum()),
             learning_rate=rate,
             seconds=time.perf_counter() - started,
@@ -227,15 +252,18 @@ class Trainer:
         batches = max(1, NOISE_BLOCK // (per_row * self.batch_size))
         for start in range(0, n_rows, batches * self.batch_size):
             block = min(batches * self.batch_size, n_rows - start)
-            noise = torch.randn(block, draws, width, generator=self.generator)
+            noise = torch.randn(
+                (block, draws, width), generator=self.generator, dtype=torch.float32
+            )
             noise = noise.to(self.model.device).transpose(0, 1)
             yield from noise.split(self.batch_size, dim=1)
 
-    def _update(self, rate: float) -> None:
+    def _update(self, rate: float, n_rows: int) -> None:
+        """One step of Adam from the gradient of a sum over so many rows."""
         gradient = self.weights.gather_gradients()
         if self.max_gradient_norm is not None:
             norm = gradient.norm() + 1e-12
-            gradient.mul_((self.max_gradient_norm / norm).clamp(max=1.0))
+            gradient.mul_((n_rows * self.max_gradient_norm / norm).clamp(max=1.0))
         adam_step(
             self.weights.master,
             gradient,
@@ -243,22 +271,21 @@ class Trainer:
             self.second_moment,
             self.step_count,
             rate,
+            n_rows,
         )
         self.weights.spread()
         self.n_steps += 1
 
     def evaluate(self, data: Data, noise: Tensor) -> tuple[float, float, float]:
         """Loss, reconstruction and KL: means over the rows, under this noise."""
-        totals = torch.zeros(3, device=data.X.device)
-        weights = data.weights
-        if weights is None:
-            weights = torch.ones(len(data), device=data.X.device)
+        totals = torch.zeros(3, dtype=torch.float32, device=data.X.device)
         with torch.no_grad():
             for start in range(0, len(data), 1024):
                 rows = slice(start, start + 1024)
                 terms = self.model.training_terms(data.X[rows].float(), noise[:, rows])
                 loss = self.model.objective.loss(terms)
-                totals += summary(loss, terms) @ weights[rows]
+                row_weights = None if data.weights is None else data.weights[rows]
+                totals += summary(loss, terms, row_weights)
         return self._means(totals, len(data))
 
     def _means(self, totals: Tensor, n_rows: int) -> tuple[float, float, float]:
@@ -266,9 +293,10 @@ class Trainer:
         return loss + self.log_scale, reconstruction + self.log_scale, kl
 
 
-def summary(loss: Tensor, terms: Terms) -> Tensor:
-    """Loss, reconstruction and KL of each row, (3, N)."""
-    return torch.stack([loss, terms.reconstruction, terms.divergence]).detach()
+def summary(loss: Tensor, terms: Terms, row_weights: Tensor | None) -> Tensor:
+    """Loss, reconstruction and KL, each a weighted sum over the rows, (3,)."""
+    rows = torch.stack([loss, terms.reconstruction, terms.divergence]).detach()
+    return rows.sum(1) if row_weights is None else rows @ row_weights
 
 
 class FlatWeights:
@@ -341,6 +369,7 @@ def train(
     validation_noise: Tensor | None = None,
     patience: int | None = None,
     tolerance: float = 0.0,
+    on_epoch_begin: Callable[[], object] = lambda: None,
 ) -> Generator[Record, None, None]:
     """Train for some epochs, yielding the record of each; the best weights stay.
 
@@ -354,6 +383,8 @@ def train(
         Stop after this many epochs in a row without an improvement.
     tolerance : float
         What counts as an improvement, in nats per row.
+    on_epoch_begin : callable
+        Called without arguments before each epoch.
 
     Raises
     ------
@@ -368,6 +399,7 @@ def train(
     best_loss, waited = float("inf"), 0
     try:
         for _ in range(epochs):
+            on_epoch_begin()
             finite = master.clone() if best_loss == float("inf") else best
             record = trainer.train_epoch(data, total_steps)
             if validation is not None:
@@ -377,14 +409,13 @@ def train(
                     record.validation_reconstruction,
                     record.validation_kl,
                 ) = trainer.evaluate(validation, validation_noise)
-            values = torch.tensor([record.loss, record.monitored])
-            if not (torch.isfinite(values).all() and torch.isfinite(master).all()):
+            losses = [record.loss]
+            if validation is not None:
+                losses.append(record.validation_loss)
+            finite_losses = all(isfinite(loss) for loss in losses)
+            if not (finite_losses and bool(torch.isfinite(master).all())):
                 best = finite
-                raise DivergenceError(
-                    f"the loss is no longer finite in epoch {record.epoch} (loss "
-                    f"{record.loss}, reconstruction {record.reconstruction}, KL "
-                    f"{record.kl}, in nats per row)"
-                )
+                raise DivergenceError(_not_finite(record))
             improved = record.monitored < best_loss - tolerance
             waited = 0 if improved else waited + 1
             if record.monitored < best_loss:
@@ -401,3 +432,10 @@ def train(
     finally:
         master.copy_(best)
         trainer.weights.full_precision()
+
+
+def _not_finite(record: Record) -> str:
+    return (
+        f"the loss is no longer finite in epoch {record.epoch} (loss {record.loss}, "
+        f"reconstruction {record.reconstruction}, KL {record.kl}, in nats per row)"
+    )

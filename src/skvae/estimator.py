@@ -16,6 +16,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.callback import CallbackSupportMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -297,19 +298,22 @@ class VAEEstimator(
         """
         context = self._init_callback_context(max_subtasks=self.epochs)
         with _unchanged_on_error(self):
-            X, weights = self._check_training_data(X, sample_weight, reset=True)
-            if X_val is not None:
-                if self.validation_fraction is not None:
-                    raise ValueError(
-                        f"validation_fraction={self.validation_fraction} and X_val "
-                        "both ask for a validation set; give one of them."
-                    )
-                X_val = self._check(X_val)
             warm = self.warm_start and hasattr(self, "model_")
+            X, weights = self._check_training_data(X, sample_weight, reset=not warm)
+            hooks = {
+                "estimator": self,
+                "X": X,
+                "y": X if y is None else y,
+                "metadata": {} if weights is None else {"sample_weight": weights},
+            }
+            X, weights = _without_zero_weights(X, weights)
             fitted = self._start(X, weights, warm=warm)
+            validation = None
             if X_val is not None:
-                fitted["likelihood_"].check_support(X_val, "X_val")
-            self._train(fitted, X, y, weights, X_val, context)
+                validation = self._check_validation(X_val, fitted["likelihood_"]), None
+            elif self.validation_fraction is not None:
+                (X, weights), validation = self._split(X, weights, fitted["_seed"])
+            self._train(fitted, X, weights, validation, context, hooks)
         self._raise_divergence()
         return self
 
@@ -339,26 +343,33 @@ class VAEEstimator(
         first = not hasattr(self, "model_")
         with _unchanged_on_error(self):
             X, weights = self._check_training_data(X, sample_weight, reset=first)
+            X, weights = _without_zero_weights(X, weights)
             if first:
                 self.__dict__.update(self._start(X, weights, warm=False))
             else:
-                self.likelihood_.check_support(X)
+                self.likelihood_.check_support(X, columns=self._columns)
             if not hasattr(self, "_trainer"):
                 self._trainer = self._make_trainer(self.__dict__)
-            # A schedule has no length here: "constant" whatever the parameter says.
-            data = self._trainer.data(self.units_.standardize(X), weights)
-            before = self._trainer.weights.master.clone()
-            record = self._trainer.train_epoch(data)
-            after = self._trainer.weights.master
-            if np.isfinite(record.loss) and bool(torch.isfinite(after).all()):
+            trainer = self._trainer
+            trainer.learning_rate = self.learning_rate
+            trainer.batch_size = self.batch_size
+            trainer.max_gradient_norm = self.max_gradient_norm
+            data = trainer.data(self.units_.standardize(X), weights)
+            try:
+                record = trainer.train_pass(data)
+            except DivergenceError as error:
+                del self._trainer
+                self._divergence = str(error)
+            else:
                 self._records = [*self._records, record]
                 self.n_iter_ = self.best_epoch_ = len(self._records)
-            else:
-                after.copy_(before)
-                del self._trainer
-                self._divergence = f"the loss is no longer finite (loss {record.loss})"
         self._raise_divergence()
         return self
+
+    @property
+    def _columns(self):
+        """Names of the columns for error messages, where there are any."""
+        return getattr(self, "feature_names_in_", None)
 
     def _check_training_data(self, X, sample_weight, *, reset):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
@@ -371,11 +382,18 @@ class VAEEstimator(
             raise ValueError(
                 "sample_weight must hold at least one positive weight; all are zero."
             )
-        # A row of weight 0 is no row: neither the units nor an epoch may see it.
-        kept = weights > 0
-        if not kept.all():
-            X, weights = X[kept], weights[kept]
         return X, weights
+
+    def _check_validation(self, X_val, likelihood: Likelihood) -> np.ndarray:
+        if self.validation_fraction is not None:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} and X_val both ask "
+                "for a validation set; give one of them."
+            )
+        self._check(X_val, skip_check_array=True)
+        X_val = check_array(X_val, dtype=[np.float64, np.float32], input_name="X_val")
+        likelihood.check_support(X_val, "X_val", self._columns)
+        return X_val
 
     def _start(self, X, weights, *, warm) -> dict[str, Any]:
         """Everything that is decided before the first step, by attribute name."""
@@ -383,7 +401,7 @@ class VAEEstimator(
             likelihood = self.likelihood_ if warm else guess(X)
         else:
             likelihood = resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
-        likelihood.check_support(X)
+        likelihood.check_support(X, columns=self._columns)
         if warm:
             return self._start_warm(likelihood)
         standardize = self.standardize
@@ -405,9 +423,11 @@ class VAEEstimator(
             "likelihood_": likelihood,
             "prior_": resolve(self.prior, PRIORS, "prior", Prior),
             "objective_": resolve(self.objective, OBJECTIVES, "objective", Objective),
-            "units_": Units.fit(X, weights)
-            if standardize
-            else Units.identity(X.shape[1]),
+            "units_": (
+                Units.fit(X, weights, self._columns)
+                if standardize
+                else Units.identity(X.shape[1])
+            ),
             "_seed": seed,
             "_dtype": X.dtype,
             "_records": [],
@@ -450,8 +470,6 @@ class VAEEstimator(
             **{name: self.__dict__[name] for name in _LEARNED},
             "objective_": model.objective,
             "model_": model.to(resolve_device(self.device)),
-            # Another order and other noise than in the fit before.
-            "_seed": (self._seed + 1) % np.iinfo(np.int32).max,
         }
 
     def _hidden_dims(self) -> tuple[int, ...]:
@@ -467,7 +485,9 @@ class VAEEstimator(
 
     def _make_trainer(self, fitted: dict[str, Any], schedule="constant") -> Trainer:
         model = fitted["model_"]
-        generator = torch.Generator().manual_seed(fitted["_seed"] + 2**32)
+        # Every epoch so far moves the seed: to go on is not to repeat order and noise.
+        n_epochs = len(fitted["_records"])
+        seed = fitted["_seed"] + 2**32 * (1 + n_epochs)
         return Trainer(
             model,
             learning_rate=self.learning_rate,
@@ -478,36 +498,50 @@ class VAEEstimator(
                 real_valued=model.likelihood.real_valued,
                 n_weights=sum(p.numel() for p in model.parameters()),
             ),
-            generator=generator,
+            generator=torch.Generator().manual_seed(seed),
+            n_epochs=n_epochs,
             schedule=schedule,
             max_gradient_norm=self.max_gradient_norm,
             log_scale=fitted["units_"].log_scale,
         )
 
-    def _train(self, fitted, X, y, weights, X_val, context):
+    def _train(self, fitted, X, weights, validation, context, hooks):
         """Run the epochs and store what came of them, whatever ended them."""
         model, units = fitted["model_"], fitted["units_"]
-        weights_val = None
-        if self.validation_fraction is not None:
-            X, weights, X_val, weights_val = self._split(X, weights, fitted["_seed"])
         trainer = self._make_trainer(fitted, self.learning_rate_schedule)
         data = trainer.data(units.standardize(X), weights)
-        validation = noise = None
-        if X_val is not None:
-            rows = units.standardize(X_val)
-            validation = Data.from_rows(rows, weights_val, model.device)
+        noise = None
+        if validation is not None:
+            rows = units.standardize(validation[0])
+            validation = Data.from_rows(rows, validation[1], model.device)
             noise = torch.from_numpy(
                 row_noise(hash_rows(rows), model.objective.n_draws, model.n_noise)
             ).to(model.device)
 
-        records: list[Record] = list(fitted["_records"])
-        n_before = len(records)
-        trainer.n_epochs = n_before
-        hooks = {"estimator": self, "X": X, "y": X if y is None else y}
-        hooks["metadata"] = {} if weights is None else {"sample_weight": weights}
-        context.call_on_fit_task_begin(**hooks)
+        records: list[Record] = []
+        before = fitted["_records"]
+        task = context.call_on_fit_task_begin(**hooks)
         progress = Progress(self.epochs) if self.verbose else None
         divergence = None
+
+        def begin_epoch():
+            nonlocal task
+            task = context.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(**hooks)
+
+        def results() -> dict[str, Any]:
+            monitored = [record.monitored for record in records]
+            best = int(np.argmin(monitored)) + 1 if monitored else 0
+            return {
+                **fitted,
+                "_records": [*before, *records],
+                "n_iter_": len(records),
+                "best_epoch_": len(before) + best,
+            }
+
+        def current() -> dict[str, Any]:
+            return {**results(), "model_": copy.deepcopy(model)}
+
         run = train(
             trainer,
             data,
@@ -516,20 +550,9 @@ class VAEEstimator(
             validation_noise=noise,
             patience=self.n_iter_no_change if self.early_stopping else None,
             tolerance=self.tol,
+            on_epoch_begin=begin_epoch,
         )
-
-        def current() -> dict[str, Any]:
-            return {
-                **fitted,
-                "model_": copy.deepcopy(model),
-                "_records": list(records),
-                "n_iter_": len(records) - n_before,
-                "best_epoch_": len(records),
-            }
-
         try:
-            task = context.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(**hooks)
             for record in run:
                 records.append(record)
                 if progress is not None:
@@ -538,13 +561,10 @@ class VAEEstimator(
                     **hooks, reconstruction_attributes=current
                 ):
                     break
-                if len(records) - n_before < self.epochs:
-                    task = context.subcontext(task_name="epoch")
-                    task.call_on_fit_task_begin(**hooks)
         except KeyboardInterrupt:
             warnings.warn(
-                f"Training interrupted in epoch {len(records) + 1}; the best weights "
-                "so far are kept.",
+                f"Training interrupted in epoch {len(before) + len(records) + 1}; the "
+                "best weights so far are kept.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -556,13 +576,7 @@ class VAEEstimator(
             if progress is not None:
                 progress.close()
 
-        monitored = [record.monitored for record in records[n_before:]]
-        fitted["_records"] = records
-        fitted["n_iter_"] = len(monitored)
-        fitted["best_epoch_"] = (
-            n_before + int(np.argmin(monitored)) + 1 if monitored else n_before
-        )
-        self.__dict__.update(fitted)
+        self.__dict__.update(results())
         self.__dict__.pop("_trainer", None)
         if divergence is not None:
             self._divergence = divergence
@@ -576,10 +590,11 @@ class VAEEstimator(
                 "leaves none to train on; give more rows or a smaller fraction."
             )
         order = np.random.RandomState(seed).permutation(len(X))
-        held_out, kept = order[:n_validation], order[n_validation:]
-        if weights is None:
-            return X[kept], None, X[held_out], None
-        return X[kept], weights[kept], X[held_out], weights[held_out]
+        kept, held_out = (
+            (X[rows], None if weights is None else weights[rows])
+            for rows in (order[n_validation:], order[:n_validation])
+        )
+        return kept, held_out
 
     def _raise_divergence(self):
         """Fail after the last finite weights have been stored."""
@@ -749,20 +764,24 @@ class VAEEstimator(
 
     # ------------------------------------------------------------------ likelihood
 
-    def _supported_blocks(self, X) -> Iterator[np.ndarray]:
-        """Blocks of X, each value outside the support moved to the nearest within."""
-        likelihood, moved = self.likelihood_, False
+    def _by_blocks(self, X, function) -> tuple[np.ndarray, ...]:
+        """Apply a function of rows within the support to blocks of X, and join.
+
+        A value outside the support counts as the nearest within.
+        """
+        likelihood, moved, parts = self.likelihood_, False, []
         for block in self._blocks(X):
             if not likelihood.in_support(block).all():
                 block, moved = likelihood.nearest_in_support(block), True
-            yield block
+            parts.append(function(block))
         if moved:
             warnings.warn(
                 f"X has values outside the support {likelihood.support} of "
                 f"{likelihood!r}; they were scored as the nearest value within.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
     def score_samples(self, X):
         """The evidence lower bound (ELBO) of each row.
@@ -782,14 +801,8 @@ class VAEEstimator(
             In nats per row, in the units of X. Values of different likelihoods, or of
             grey and binarised data, are not comparable.
         """
-        reconstruction, kl = self._elbo_parts(X)
+        reconstruction, kl = self._by_blocks(X, self._fitted.elbo_parts)
         return -(reconstruction + kl)
-
-    def _elbo_parts(self, X) -> tuple[np.ndarray, np.ndarray]:
-        fitted = self._fitted
-        parts = [fitted.elbo_parts(block) for block in self._supported_blocks(X)]
-        reconstruction, kl = zip(*parts, strict=True)
-        return np.concatenate(reconstruction), np.concatenate(kl)
 
     def score(self, X, y=None, *, sample_weight=None):
         """Mean evidence lower bound, in nats per row; higher is better.
@@ -805,7 +818,8 @@ class VAEEstimator(
         elbo : float
             The weighted mean of :meth:`score_samples`.
         """
-        elbo = self.score_samples(X).astype(np.float64)
+        reconstruction, kl = self._by_blocks(X, self._fitted.elbo_parts)
+        elbo = -(reconstruction + kl).astype(np.float64)
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, elbo[:, None])
         return float(np.average(elbo, weights=sample_weight))
@@ -840,12 +854,12 @@ class VAEEstimator(
                 f"n_importance_samples={n_importance_samples!r} must be an int of at "
                 "least 1."
             )
-        return np.concatenate(
-            [
-                fitted.log_likelihood(block, int(n_importance_samples))
-                for block in self._supported_blocks(X)
-            ]
-        )
+
+        def estimate(block):
+            return (fitted.log_likelihood(block, int(n_importance_samples)),)
+
+        (rows,) = self._by_blocks(X, estimate)
+        return rows
 
     # ------------------------------------------------------------------ the rest
 
@@ -894,6 +908,7 @@ _LEARNED = (
     "likelihood_",
     "prior_",
     "units_",
+    "_seed",
     "_dtype",
     "_records",
     "_architecture",
@@ -918,6 +933,22 @@ def _build(
         mean=torch.tensor(mean, dtype=torch.float32),
         generator=generator,
     )
+
+
+def _without_zero_weights(X, weights):
+    """A row of weight 0 is no row: neither the units nor an epoch may see it."""
+    if weights is None or np.all(weights > 0):
+        return X, weights
+    return X[weights > 0], weights[weights > 0]
+
+
+def unwrap(estimator: Any, X: Any) -> tuple["VAEEstimator", Any]:
+    """The VAE at the end of a (nested) Pipeline, and X as it gets there."""
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    return estimator, X
 
 
 @contextmanager

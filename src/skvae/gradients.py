@@ -33,14 +33,14 @@ class AutogradStep:
         self.gradients = gradients
 
     def __call__(
-        self, x: Tensor, noise: Tensor, row_weights: Tensor
+        self, x: Tensor, noise: Tensor, row_weights: Tensor | None
     ) -> tuple[Tensor, Terms]:
-        """Write the gradient of ``(loss * row_weights).sum()``; return loss, terms."""
-        terms = self.model.training_terms(x, noise)
-        loss = self.model.objective.loss(terms)
-        values = torch.autograd.grad(
-            (loss * row_weights).sum(), self.parameters, allow_unused=True
-        )
+        """Write the gradient of the weighted sum of losses; return losses and terms."""
+        with torch.enable_grad():
+            terms = self.model.training_terms(x, noise)
+            loss = self.model.objective.loss(terms)
+            total = loss.sum() if row_weights is None else loss @ row_weights
+        values = torch.autograd.grad(total, self.parameters, allow_unused=True)
         for gradient, value in zip(self.gradients, values, strict=True):
             if value is None:
                 gradient.zero_()
@@ -61,8 +61,10 @@ class ExplicitStep:
         )
         self.encoder = _Layers(model.network.encoder, into)
         self.decoder = _Layers(model.network.decoder, into)
-        self.learned = list(model.likelihood_parameters.values())
-        self.learned_gradients = [into[parameter] for parameter in self.learned]
+        self.likelihood_gradients = {
+            name: into[parameter]
+            for name, parameter in model.likelihood_parameters.items()
+        }
 
     @staticmethod
     def applies_to(model: Model) -> bool:
@@ -72,44 +74,37 @@ class ExplicitStep:
             and type(model.prior) is StandardNormal
         )
 
+    @torch.no_grad()
     def __call__(
-        self, x: Tensor, noise: Tensor, row_weights: Tensor
+        self, x: Tensor, noise: Tensor, row_weights: Tensor | None
     ) -> tuple[Tensor, Terms]:
         model, dtype = self.model, self.model.dtype
-        with torch.no_grad():
-            encoded = self.encoder.forward(x.to(dtype))
-            mean, log_variance = encoded.float().chunk(2, dim=-1)
-            bounded = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
-            deviation = torch.exp(0.5 * bounded).mul_(noise[0])
-            raw = self.decoder.forward((mean + deviation).to(dtype))
-            kl = model.prior.kl(mean, bounded)
-
-        # The likelihood alone is left to autograd: any likelihood will do.
-        raw.requires_grad_()
-        outputs = raw.unflatten(-1, (-1, model.network.n_outputs))
-        log_likelihood = model.log_likelihood(x, outputs)
-        slope, *learned = torch.autograd.grad(
-            log_likelihood, [raw, *self.learned], -row_weights
+        encoded = self.encoder.forward(x.to(dtype)).float()
+        mean, log_variance = encoded.chunk(2, dim=-1)
+        bounded = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        deviation = torch.exp(0.5 * bounded).mul_(noise[0])
+        raw = self.decoder.forward((mean + deviation).to(dtype))
+        kl = model.prior.kl(mean, bounded)
+        reconstruction, slope, learned = model.likelihood.reconstruction_and_gradient(
+            x,
+            raw.unflatten(-1, (-1, model.network.n_outputs)),
+            row_weights,
+            **model.likelihood_arguments(),
         )
 
-        with torch.no_grad():
-            for gradient, value in zip(self.learned_gradients, learned, strict=True):
-                gradient.copy_(value)
-            slope = self.decoder.backward(slope).float()
-            kl_weights = (self.beta * row_weights).unsqueeze(-1)
-            mean_slope = torch.addcmul(slope, kl_weights, mean)
-            # d kl / d log_variance = (exp(log_variance) - 1) / 2
-            variance_slope = slope.mul_(deviation).addcmul_(
-                kl_weights, torch.expm1(bounded)
-            )
-            variance_slope.mul_(0.5).mul_(log_variance == bounded)
-            self.encoder.backward(
-                torch.cat([mean_slope, variance_slope], dim=-1).to(dtype),
-                need_input=False,
-            )
-        log_likelihood = log_likelihood.detach()
-        terms = Terms(log_likelihood=log_likelihood.unsqueeze(0), mean=mean, kl=kl)
-        return self.beta * kl - log_likelihood, terms
+        for name, gradient in learned.items():
+            self.likelihood_gradients[name].copy_(gradient)
+        slope = self.decoder.backward(slope.flatten(-2)).float()
+        # d kl / d mean = mean, d kl / d log_variance = (exp(log_variance) - 1) / 2
+        slopes = torch.cat([mean, torch.expm1(bounded).mul_(0.5)], dim=-1)
+        slopes.mul_(
+            self.beta if row_weights is None else self.beta * row_weights.unsqueeze(-1)
+        )
+        slopes.add_(torch.cat([slope, slope.mul(deviation).mul_(0.5)], dim=-1))
+        slopes[:, mean.shape[1] :].mul_(log_variance == bounded)
+        self.encoder.backward(slopes.to(dtype), need_input=False)
+        terms = Terms(log_likelihood=-reconstruction.unsqueeze(0), mean=mean, kl=kl)
+        return reconstruction + self.beta * kl, terms
 
 
 class _Layers:

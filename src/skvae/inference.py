@@ -36,7 +36,10 @@ class FittedModel:
         return max(1, BLOCK // (widest * draws))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.tensor(array, dtype=torch.float32, device=self.model.device)
+        # Row by row in memory: torch knows no negative strides, and the order of the
+        # columns' sums would change the last digit.
+        rows = np.ascontiguousarray(array, dtype=np.float32)
+        return torch.tensor(rows, device=self.model.device)
 
     @torch.no_grad()
     def encode(self, X: np.ndarray) -> np.ndarray:

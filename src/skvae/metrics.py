@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
+
+from .estimator import unwrap
 
 
 def elbo_parts(estimator: Any, X: Any) -> dict[str, np.ndarray]:
@@ -35,8 +36,6 @@ def elbo_parts(estimator: Any, X: Any) -> dict[str, np.ndarray]:
     >>> parts["total"] == parts["reconstruction"] + parts["kl"]
     array([ True,  True,  True,  True,  True])
     """
-    if isinstance(estimator, Pipeline):
-        X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    reconstruction, kl = estimator._elbo_parts(X)
+    vae, X = unwrap(estimator, X)
+    reconstruction, kl = vae._by_blocks(X, vae._fitted.elbo_parts)
     return {"reconstruction": reconstruction, "kl": kl, "total": reconstruction + kl}

@@ -1,36 +1,47 @@
 """Scorers for GridSearchCV and its kin."""
 
-from functools import partial
+import numpy as np
+
+from ._compat import EstimatorScorer
+from .estimator import unwrap
 
 
-def neg_elbo_scorer(estimator, X, y=None):
-    """Score a fitted estimator by its ELBO: minus the negative ELBO, so greater wins.
+def _neg_elbo(estimator, X, *, sample_weight=None):
+    if sample_weight is None:
+        return estimator.score(X)
+    return estimator.score(X, sample_weight=sample_weight)
 
-    Parameters
-    ----------
-    estimator : VAEEstimator, or a Pipeline that ends in one
-    X : array-like of shape (n_samples, n_features)
-    y : Ignored
 
-    Returns
-    -------
-    score : float
-        Mean evidence lower bound in nats per row. Within a Pipeline the density is that
-        of the transformed data: compare candidates of one preprocessing only.
+def _log_likelihood(estimator, X, *, sample_weight=None, n_importance_samples):
+    vae, X = unwrap(estimator, X)
+    rows = vae.log_likelihood(X, n_importance_samples)
+    return float(np.average(rows.astype(np.float64), weights=sample_weight))
 
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from sklearn.model_selection import GridSearchCV
-    >>> from skvae import VAEEstimator, neg_elbo_scorer
-    >>> X = load_digits().data / 16
-    >>> search = GridSearchCV(
-    ...     VAEEstimator(hidden_dim=32, random_state=0),
-    ...     {"epochs": [2, 20]}, scoring=neg_elbo_scorer, cv=2)
-    >>> search.fit(X).best_params_
-    {'epochs': 20}
-    """
-    return estimator.score(X)
+
+_neg_elbo.__name__ = "neg_elbo_scorer"
+_log_likelihood.__name__ = "log_likelihood_scorer"
+
+neg_elbo_scorer = EstimatorScorer(_neg_elbo)
+neg_elbo_scorer.__doc__ = """Score by the ELBO: minus the negative ELBO, so greater wins.
+
+A scorer ``(estimator, X, y=None, *, sample_weight=None) -> float`` for ``scoring=``.
+
+The score is the mean evidence lower bound in nats per row of a fitted VAEEstimator, or of
+a Pipeline that ends in one. Within a Pipeline the density is that of the transformed data:
+compare candidates of one preprocessing only.
+
+Examples
+--------
+>>> from sklearn.datasets import load_digits
+>>> from sklearn.model_selection import GridSearchCV
+>>> from skvae import VAEEstimator, neg_elbo_scorer
+>>> X = load_digits().data / 16
+>>> search = GridSearchCV(
+...     VAEEstimator(hidden_dim=32, random_state=0),
+...     {"epochs": [2, 20]}, scoring=neg_elbo_scorer, cv=2)
+>>> search.fit(X).best_params_
+{'epochs': 20}
+"""
 
 
 def log_likelihood_scorer(n_importance_samples=100):
@@ -43,7 +54,7 @@ def log_likelihood_scorer(n_importance_samples=100):
 
     Returns
     -------
-    scorer : callable(estimator, X, y=None) -> float
+    scorer : callable(estimator, X, y=None, *, sample_weight=None) -> float
         Mean estimate of log p(x) in nats per row; greater is better.
 
     Examples
@@ -55,12 +66,4 @@ def log_likelihood_scorer(n_importance_samples=100):
     >>> log_likelihood_scorer(50)(vae, X[:100]) > vae.score(X[:100])
     True
     """
-    return partial(_log_likelihood, n_importance_samples=n_importance_samples)
-
-
-def _log_likelihood(estimator, X, y=None, *, n_importance_samples):
-    if hasattr(estimator, "steps"):
-        X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    rows = estimator.log_likelihood(X, n_importance_samples)
-    return float(rows.astype("float64").mean())
+    return EstimatorScorer(_log_likelihood, n_importance_samples=n_importance_samples)

@@ -174,7 +174,7 @@ def dense(
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
         # skip_init: PyTorch's own initialisation would draw from the global generator.
-        linear = nn.utils.skip_init(nn.Linear, n_in, n_out)
+        linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)
         bound = n_in**-0.5
         with torch.no_grad():
             for parameter in linear.parameters():

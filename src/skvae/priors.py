@@ -77,7 +77,9 @@ class StandardNormal(Prior):
         )
 
     def draw(self, n_samples, latent_dim, generator, **parameters):
-        return torch.randn(n_samples, latent_dim, generator=generator)
+        return torch.randn(
+            n_samples, latent_dim, generator=generator, dtype=torch.float32
+        )
 
 
 PRIORS: dict[str, type[Prior]] = {"normal": StandardNormal}

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from math import isnan
 from typing import TextIO
 
 from .engine import Record
@@ -29,7 +30,7 @@ class Progress:
             f"loss {record.loss:.2f}  recon {record.reconstruction:.2f}  "
             f"KL {record.kl:.2f}"
         )
-        if record.validation_loss is not None:
+        if not isnan(record.validation_loss):
             line += f"  validation {record.validation_loss:.2f}"
         line += f"  {_clock(left)} left"
         if self.terminal:

@@ -5,7 +5,9 @@ each feature therefore enters as ``(x - location) / scale``, and the log of the 
 enters the density, so that every score stays one of the user's own units.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +24,32 @@ class Units:
         return cls(np.zeros(n_features), np.ones(n_features))
 
     @classmethod
-    def fit(cls, X: np.ndarray, weights: np.ndarray | None = None) -> "Units":
-        """Mean and standard deviation of each column, in float64."""
-        location = column_means(X, weights)
-        # Two passes: no difference of large squares for columns far from 0.
-        variance = column_means(X, weights, center=location)
+    def fit(
+        cls,
+        X: np.ndarray,
+        weights: np.ndarray | None = None,
+        columns: Sequence[Any] | None = None,
+    ) -> "Units":
+        """Mean and standard deviation of each column, in float64.
+
+        ``columns`` names them for the error where the numbers are too large.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            location = column_means(X, weights)
+            # Two passes: no difference of large squares for columns far from 0.
+            variance = column_means(X, weights, center=location)
         # A column that is constant up to rounding keeps its own unit.
         rounding = 10 * np.finfo(X.dtype).eps * np.abs(location)
         deviation = np.sqrt(variance)
+        finite = np.isfinite(location) & np.isfinite(deviation)
+        if not finite.all():
+            column = np.flatnonzero(~finite)[0]
+            label = column if columns is None else repr(columns[column])
+            raise ValueError(
+                f"column {label} has values up to {np.abs(X[:, column]).max():.3g}, too "
+                "large for its variance to be computed; divide the column by a power "
+                "of ten."
+            )
         return cls(location, np.where(deviation <= rounding, 1.0, deviation))
 
     @property

@@ -18,8 +18,12 @@ settings.register_profile("dev", deadline=None, max_examples=20, database=None)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-ROOT = Path(__file__).resolve().parents[1]
-OURS = {"skvae", "tests", *(path.stem for path in Path(__file__).parent.glob("*.py"))}
+ROOT = Path(__file__).resolve().parent
+OURS = {
+    "skvae",
+    "tests",
+    *(path.stem for path in (Path(__file__).parent / "tests").glob("*.py")),
+}
 
 
 def global_state():
