@@ -599,6 +599,8 @@ def test_score_outside_the_support_counts_as_nearest_with_one_warning(
 def test_objective_does_not_change_what_score_means(one_latent):
     fitted, X, _ = one_latent
     model = clone(fitted).set_params(objective=ELBO(beta=3), epochs=5).fit(X)
+    # Equal rows have equal noise: only different ones are independent.
+    X = np.unique(X, axis=0)
     error = model.score_samples(X) - Exact(model, X).elbo(X)
     assert abs(error.mean()) < 5 * error.std() / np.sqrt(len(X))
     record = model.history_
@@ -737,7 +739,7 @@ def test_sample_of_grey_values_is_means(digits):
 
 
 def test_sample_of_densities_has_noise(iris, digits):
-    model = tiny(epochs=30, learning_rate=1e-2).fit(iris)
+    model = tiny(epochs=100, learning_rate=1e-2).fit(iris)
     spread = model.sample(5000, random_state=0).std(0)
     np.testing.assert_allclose(spread, iris.std(0), rtol=0.25)
     np.testing.assert_array_equal(
@@ -1159,7 +1161,7 @@ def test_max_gradient_norm(iris, monkeypatch):
     norms, step = [], skvae.engine.adam_step
 
     def spy(parameter, gradient, *args):
-        norms.append(float(gradient.norm()))
+        norms.append(float(gradient.norm()) / args[-1])  # of a sum over rows
         step(parameter, gradient, *args)
 
     monkeypatch.setattr(skvae.engine, "adam_step", spy)
@@ -1245,9 +1247,9 @@ def diverging_after(monkeypatch, n_epochs, n_batches):
     """Every loss after some whole epochs is infinite."""
     calls, summary = [], skvae.engine.summary
 
-    def infinite(loss, terms):
+    def infinite(loss, terms, row_weights):
         calls.append(loss)
-        values = summary(loss, terms)
+        values = summary(loss, terms, row_weights)
         return values if len(calls) <= n_epochs * n_batches else values * torch.inf
 
     monkeypatch.setattr(skvae.engine, "summary", infinite)
@@ -1896,8 +1898,8 @@ def test_scoring_monitor_records_a_score_per_epoch(iris, weighted, y):
         "task_id",
         "sequential_subtasks",
     }
-    assert len(names) == 1
-    epochs = [row[names.pop()] for row in rows if row["task_name"] == "epoch"]
+    (name,) = names
+    epochs = [row[name] for row in rows if row["task_name"] == "epoch"]
     assert len(epochs) == 3
     if not weighted:
         for n, score in enumerate(epochs, 1):

@@ -115,10 +115,10 @@ class TestContract:
 def test_check_support_names_the_first_entry_outside():
     X = np.array([[0.0, 1.0], [0.5, 1.03], [-1.0, 0.0]])
     with pytest.raises(
-        ValueError, match=r"X_val has the value 1.03 in column 1, .*\[0, 1\]"
+        ValueError, match=r"X_val has the value 1.03 in row 1, column 1, .*\[0, 1\]"
     ):
         Bernoulli().check_support(X, "X_val")
-    with pytest.raises(ValueError, match="in column 'b', outside"):
+    with pytest.raises(ValueError, match="column 'b', outside"):
         Bernoulli().check_support(X, columns=["a", "b"])
     Gaussian().check_support(X)
 

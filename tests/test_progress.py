@@ -1,5 +1,4 @@
 import io
-import math
 
 from skvae.engine import Record
 from skvae.progress import Progress, _clock
@@ -10,12 +9,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def record(epoch, validation_loss=math.nan):
+def record(epoch, validation_loss=None):
     return Record(
         epoch=epoch,
         loss=103.456,
         reconstruction=77.6,
         kl=25.8,
+        active_units=20,
+        learning_rate=1e-3,
+        seconds=1.0,
         validation_loss=validation_loss,
     )
 

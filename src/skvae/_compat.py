@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.base import _fit_context as fit_context
 from sklearn.metrics._scorer import _BaseScorer
+from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "cpu_has_bfloat16",
     "fit_context",
     "release_pages",
+    "safe_indexing",
 ]
 
 
@@ -50,7 +52,10 @@ def adam_step(
     compiler that is not used here, which costs a second in every process.
     """
     fused = parameter.device.type in ("cpu", "cuda")
-    if not fused:
+    scale = None
+    if fused:
+        scale = torch.full((), n_rows, dtype=torch.float32, device=parameter.device)
+    else:
         gradient.div_(n_rows)
     adam(
         [parameter],
@@ -60,9 +65,7 @@ def adam_step(
         [],
         [step],
         fused=fused,
-        grad_scale=torch.full((), float(n_rows), device=parameter.device)
-        if fused
-        else None,
+        grad_scale=scale,
         amsgrad=False,
         beta1=0.9,
         beta2=0.999,
@@ -97,10 +100,14 @@ class EstimatorScorer(_BaseScorer):
     """
 
     def __init__(self, function: Callable[..., float], **options: Any):
-        super().__init__(function, sign=1, kwargs=options)
+        # The method is only looked up, to see whether its answers could be shared.
+        super().__init__(function, sign=1, kwargs=options, response_method="transform")
 
     def __call__(self, estimator, X, y=None, *, sample_weight=None):
         """Score an estimator on X (n_samples, n_features); greater is better."""
+        return self._score(None, estimator, X, y, sample_weight=sample_weight)
+
+    def _score(self, method_caller, estimator, X, y_true=None, sample_weight=None):
         return self._score_func(
             estimator, X, sample_weight=sample_weight, **self._kwargs
         )

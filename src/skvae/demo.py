@@ -241,8 +241,8 @@ def _report(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>skvae on {dataset}</title><style>{STYLE}</style></head><body>
 <h1>A variational autoencoder on {dataset} <small>skvae {__version__}</small></h1>
-<p>{shape}, {type(vae.likelihood_).__name__} likelihood, {vae.n_iter_} epochs, batches of
-{vae.batch_size}, {seconds:.1f} s on {vae.model_.device}. The weights of epoch
+<p>{shape}, {type(vae.likelihood_).__name__} likelihood, {vae.n_iter_} epochs, batches
+of {vae.batch_size}, {seconds:.1f} s on {vae.model_.device}. The weights of epoch
 {vae.best_epoch_} were kept: it has the lowest loss on the held-out images.</p>
 <pre>{html.escape(table)}</pre>
 <p>Total = reconstruction + KL = minus the evidence lower bound, in nats. The images are

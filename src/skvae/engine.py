@@ -8,7 +8,7 @@ buffer that a single fused Adam call updates.
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from math import cos, isfinite, isnan, nan, pi
+from math import cos, isfinite, pi
 
 import numpy as np
 import torch
@@ -62,28 +62,28 @@ class Data:
         return len(self.X)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Record:
     """What one epoch came to; losses in nats per row, means over the rows.
 
-    Without a validation set its losses are NaN.
+    Without a validation set its losses are None.
     """
 
     epoch: int
     loss: float
     reconstruction: float
     kl: float
-    validation_loss: float = nan
-    validation_reconstruction: float = nan
-    validation_kl: float = nan
-    active_units: int = 0
-    learning_rate: float = nan
-    seconds: float = nan
+    validation_loss: float | None = None
+    validation_reconstruction: float | None = None
+    validation_kl: float | None = None
+    active_units: int
+    learning_rate: float
+    seconds: float
 
     @property
     def monitored(self) -> float:
         """What the best epoch has least of."""
-        return self.loss if isnan(self.validation_loss) else self.validation_loss
+        return self.loss if self.validation_loss is None else self.validation_loss
 
 
 def constant(progress: float) -> float:
@@ -409,10 +409,7 @@ def train(
                     record.validation_reconstruction,
                     record.validation_kl,
                 ) = trainer.evaluate(validation, validation_noise)
-            losses = [record.loss]
-            if validation is not None:
-                losses.append(record.validation_loss)
-            finite_losses = all(isfinite(loss) for loss in losses)
+            finite_losses = isfinite(record.loss) and isfinite(record.monitored)
             if not (finite_losses and bool(torch.isfinite(master).all())):
                 best = finite
                 raise DivergenceError(_not_finite(record))

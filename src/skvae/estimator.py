@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import nan
 from numbers import Integral, Real
 from typing import Any
 
@@ -26,6 +27,7 @@ from ._compat import (
     check_sample_weight,
     fit_context,
     release_pages,
+    safe_indexing,
 )
 from .device import resolve_device, resolve_precision
 from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
@@ -300,19 +302,20 @@ class VAEEstimator(
         with _unchanged_on_error(self):
             warm = self.warm_start and hasattr(self, "model_")
             X, weights = self._check_training_data(X, sample_weight, reset=not warm)
+            fitted = self._start(X, weights, warm=warm)
+            validation = None
+            if X_val is not None:
+                validation = self._check_validation(X_val, fitted["likelihood_"]), None
+            kept, held_out = self._split(len(X), weights, fitted["_seed"])
+            if held_out is not None:
+                validation = _take(X, held_out), _take(weights, held_out)
+            X, y, weights = (_take(array, kept) for array in (X, y, weights))
             hooks = {
                 "estimator": self,
                 "X": X,
                 "y": X if y is None else y,
                 "metadata": {} if weights is None else {"sample_weight": weights},
             }
-            X, weights = _without_zero_weights(X, weights)
-            fitted = self._start(X, weights, warm=warm)
-            validation = None
-            if X_val is not None:
-                validation = self._check_validation(X_val, fitted["likelihood_"]), None
-            elif self.validation_fraction is not None:
-                (X, weights), validation = self._split(X, weights, fitted["_seed"])
             self._train(fitted, X, weights, validation, context, hooks)
         self._raise_divergence()
         return self
@@ -343,11 +346,12 @@ class VAEEstimator(
         first = not hasattr(self, "model_")
         with _unchanged_on_error(self):
             X, weights = self._check_training_data(X, sample_weight, reset=first)
-            X, weights = _without_zero_weights(X, weights)
             if first:
                 self.__dict__.update(self._start(X, weights, warm=False))
             else:
                 self.likelihood_.check_support(X, columns=self._columns)
+            kept = _positive(weights)
+            X, weights = _take(X, kept), _take(weights, kept)
             if not hasattr(self, "_trainer"):
                 self._trainer = self._make_trainer(self.__dict__)
             trainer = self._trainer
@@ -390,10 +394,10 @@ class VAEEstimator(
                 f"validation_fraction={self.validation_fraction} and X_val both ask "
                 "for a validation set; give one of them."
             )
+        checked = check_array(X_val, dtype=[np.float64, np.float32], input_name="X_val")
         self._check(X_val, skip_check_array=True)
-        X_val = check_array(X_val, dtype=[np.float64, np.float32], input_name="X_val")
-        likelihood.check_support(X_val, "X_val", self._columns)
-        return X_val
+        likelihood.check_support(checked, "X_val", self._columns)
+        return checked
 
     def _start(self, X, weights, *, warm) -> dict[str, Any]:
         """Everything that is decided before the first step, by attribute name."""
@@ -487,7 +491,7 @@ class VAEEstimator(
         model = fitted["model_"]
         # Every epoch so far moves the seed: to go on is not to repeat order and noise.
         n_epochs = len(fitted["_records"])
-        seed = fitted["_seed"] + 2**32 * (1 + n_epochs)
+        seed = np.random.SeedSequence([fitted["_seed"], n_epochs]).generate_state(1)
         return Trainer(
             model,
             learning_rate=self.learning_rate,
@@ -498,7 +502,7 @@ class VAEEstimator(
                 real_valued=model.likelihood.real_valued,
                 n_weights=sum(p.numel() for p in model.parameters()),
             ),
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(int(seed[0])),
             n_epochs=n_epochs,
             schedule=schedule,
             max_gradient_norm=self.max_gradient_norm,
@@ -582,19 +586,23 @@ class VAEEstimator(
             self._divergence = divergence
         context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
 
-    def _split(self, X, weights, seed):
-        n_validation = max(1, round(self.validation_fraction * len(X)))
-        if n_validation >= len(X):
+    def _split(self, n_rows, weights, seed):
+        """Indices of the rows to train on and to hold out; None stands for all, none.
+
+        A row of weight 0 is no row: no epoch may see it.
+        """
+        rows = _positive(weights)
+        if self.validation_fraction is None:
+            return rows, None
+        rows = np.arange(n_rows) if rows is None else rows
+        n_validation = max(1, round(self.validation_fraction * len(rows)))
+        if n_validation >= len(rows):
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(X)} rows "
+                f"validation_fraction={self.validation_fraction} of {len(rows)} rows "
                 "leaves none to train on; give more rows or a smaller fraction."
             )
-        order = np.random.RandomState(seed).permutation(len(X))
-        kept, held_out = (
-            (X[rows], None if weights is None else weights[rows])
-            for rows in (order[n_validation:], order[:n_validation])
-        )
-        return kept, held_out
+        rows = np.random.RandomState(seed).permutation(rows)
+        return rows[n_validation:], rows[:n_validation]
 
     def _raise_divergence(self):
         """Fail after the last finite weights have been stored."""
@@ -870,7 +878,10 @@ class VAEEstimator(
     @property
     def history_(self):
         check_is_fitted(self)
-        rows = [asdict(record) for record in self._records]
+        rows = [
+            {k: nan if v is None else v for k, v in asdict(record).items()}
+            for record in self._records
+        ]
         try:
             import pandas
         except ImportError:
@@ -935,11 +946,15 @@ def _build(
     )
 
 
-def _without_zero_weights(X, weights):
-    """A row of weight 0 is no row: neither the units nor an epoch may see it."""
+def _positive(weights: np.ndarray | None) -> np.ndarray | None:
+    """Indices of the rows with a weight, None where that is all of them."""
     if weights is None or np.all(weights > 0):
-        return X, weights
-    return X[weights > 0], weights[weights > 0]
+        return None
+    return np.flatnonzero(weights > 0)
+
+
+def _take(array: Any, rows: np.ndarray | None) -> Any:
+    return array if array is None or rows is None else safe_indexing(array, rows)
 
 
 def unwrap(estimator: Any, X: Any) -> tuple["VAEEstimator", Any]:

@@ -53,9 +53,9 @@ class Likelihood(Spec):
         row, column = np.argwhere(~inside)[0]
         label = column if columns is None else repr(columns[column])
         raise ValueError(
-            f"{name} has the value {X[row, column]!s} in column {label}, outside the "
-            f"support {self.support} of {self!r}. Scale the data (MinMaxScaler) or "
-            "choose another likelihood, such as 'gaussian'."
+            f"{name} has the value {X[row, column]!s} in row {row}, column {label}, "
+            f"outside the support {self.support} of {self!r}. Scale the data "
+            "(MinMaxScaler) or choose another likelihood, such as 'gaussian'."
         )
 
     def nearest_in_support(self, X: np.ndarray) -> np.ndarray:
@@ -188,7 +188,8 @@ class ContinuousBernoulli(_UnitInterval):
 
     >>> import torch
     >>> from skvae import ContinuousBernoulli
-    >>> ContinuousBernoulli().log_prob(torch.rand(1, 3), torch.zeros(1, 3, 1))
+    >>> x = torch.tensor([[0.1, 0.5, 0.9]])
+    >>> ContinuousBernoulli().log_prob(x, torch.zeros(1, 3, 1))
     tensor([0.])
     """
 

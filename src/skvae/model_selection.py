@@ -22,13 +22,13 @@ _neg_elbo.__name__ = "neg_elbo_scorer"
 _log_likelihood.__name__ = "log_likelihood_scorer"
 
 neg_elbo_scorer = EstimatorScorer(_neg_elbo)
-neg_elbo_scorer.__doc__ = """Score by the ELBO: minus the negative ELBO, so greater wins.
+neg_elbo_scorer.__doc__ = """Score by the ELBO, minus the negative ELBO: greater wins.
 
 A scorer ``(estimator, X, y=None, *, sample_weight=None) -> float`` for ``scoring=``.
 
-The score is the mean evidence lower bound in nats per row of a fitted VAEEstimator, or of
-a Pipeline that ends in one. Within a Pipeline the density is that of the transformed data:
-compare candidates of one preprocessing only.
+The score is the mean evidence lower bound in nats per row of a fitted VAEEstimator, or
+of a Pipeline that ends in one. Within a Pipeline the density is that of the transformed
+data: compare candidates of one preprocessing only.
 
 Examples
 --------

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from math import isnan
 from typing import TextIO
 
 from .engine import Record
@@ -30,7 +29,7 @@ class Progress:
             f"loss {record.loss:.2f}  recon {record.reconstruction:.2f}  "
             f"KL {record.kl:.2f}"
         )
-        if not isnan(record.validation_loss):
+        if record.validation_loss is not None:
             line += f"  validation {record.validation_loss:.2f}"
         line += f"  {_clock(left)} left"
         if self.terminal:

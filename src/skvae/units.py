@@ -45,10 +45,10 @@ class Units:
         if not finite.all():
             column = np.flatnonzero(~finite)[0]
             label = column if columns is None else repr(columns[column])
+            largest = np.abs(X[:, column]).max()
             raise ValueError(
-                f"column {label} has values up to {np.abs(X[:, column]).max():.3g}, too "
-                "large for its variance to be computed; divide the column by a power "
-                "of ten."
+                f"column {label} has values up to {largest:.3g}, too large for its "
+                "variance to be computed; divide the column by a power of ten."
             )
         return cls(location, np.where(deviation <= rounding, 1.0, deviation))
 
