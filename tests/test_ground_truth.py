@@ -51,7 +51,8 @@ def test_elbo_reaches_the_exact_likelihood(fitted):
     vae, pca, X, _ = fitted
     exact = pca.score(X)
     assert vae.score(X) == pytest.approx(exact, rel=0.005)
-    assert vae.score(X) <= exact + 0.02
+    # The score of a row is a mean over four draws, its error about a nat.
+    assert vae.score(X) <= exact + 3 / np.sqrt(len(X))
 
 
 def test_latent_plane_is_that_of_pca(fitted):
