@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, and what an import may cost."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,15 @@ def test_every_public_name_resolves():
         assert getattr(skvae, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         skvae.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("said", [{}, {"GOMP_SPINCOUNT": "7"}])
+def test_import_leaves_the_environment_as_it_was(said):
+    script = (
+        "import os; before = dict(os.environ); import skvae; skvae.Gaussian;"
+        "assert dict(os.environ) == before"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={**environment, **said}
+    )

@@ -43,37 +43,28 @@ def adam_step(
     second_moment: Tensor,
     step: Tensor,
     learning_rate: float,
-    n_rows: int,
+    epsilon: float,
 ) -> None:
     """One step of Adam (Kingma and Ba, 2015) in place, by torch's fused kernel.
 
-    The gradient is that of a sum over ``n_rows`` rows; the kernel divides it on the
-    fly. The functional form: constructing a ``torch.optim`` optimiser imports a
-    compiler that is not used here, which costs a second in every process.
+    Not by an optimiser object: constructing one imports a compiler that is not used
+    here, which costs a second in every process.
     """
-    fused = parameter.device.type in ("cpu", "cuda")
-    scale = None
-    if fused:
-        scale = torch.full((), n_rows, dtype=torch.float32, device=parameter.device)
+    tensors = ([parameter], [gradient], [first_moment], [second_moment], [], [step])
+    options: dict[str, Any] = {
+        "amsgrad": False,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "lr": learning_rate,
+        "weight_decay": 0.0,
+        "eps": epsilon,
+        "maximize": False,
+    }
+    if parameter.device.type in ("cpu", "cuda"):
+        step.add_(1)
+        torch._fused_adam_(*tensors, **options)
     else:
-        gradient.div_(n_rows)
-    adam(
-        [parameter],
-        [gradient],
-        [first_moment],
-        [second_moment],
-        [],
-        [step],
-        fused=fused,
-        grad_scale=scale,
-        amsgrad=False,
-        beta1=0.9,
-        beta2=0.999,
-        lr=learning_rate,
-        weight_decay=0.0,
-        eps=1e-8,
-        maximize=False,
-    )
+        adam(*tensors, **options)
 
 
 def release_pages(X: np.memmap) -> None:

@@ -142,6 +142,7 @@ class Trainer:
         self.model = model
         self.learning_rate = learning_rate
         self.batch_size = batch_size
+        self.gradient_scale = batch_size  # for good: Adam's moments have it
         self.precision = precision
         self.generator = generator
         self.schedule = SCHEDULES[schedule]
@@ -259,11 +260,19 @@ class Trainer:
             yield from noise.split(self.batch_size, dim=1)
 
     def _update(self, rate: float, n_rows: int) -> None:
-        """One step of Adam from the gradient of a sum over so many rows."""
+        """One step of Adam from the gradient of a sum over so many rows.
+
+        Adam does not see the scale of a gradient, but for its epsilon: instead of the
+        gradient, epsilon is multiplied, by the rows of a full batch. A short batch is
+        brought to the same scale, so that each step follows the mean of its rows.
+        """
         gradient = self.weights.gather_gradients()
+        if n_rows != self.gradient_scale:
+            gradient.mul_(self.gradient_scale / n_rows)
         if self.max_gradient_norm is not None:
             norm = gradient.norm() + 1e-12
-            gradient.mul_((n_rows * self.max_gradient_norm / norm).clamp(max=1.0))
+            limit = self.gradient_scale * self.max_gradient_norm
+            gradient.mul_((limit / norm).clamp(max=1.0))
         adam_step(
             self.weights.master,
             gradient,
@@ -271,7 +280,7 @@ class Trainer:
             self.second_moment,
             self.step_count,
             rate,
-            n_rows,
+            1e-8 * self.gradient_scale,
         )
         self.weights.spread()
         self.n_steps += 1

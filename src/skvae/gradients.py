@@ -56,6 +56,10 @@ class ExplicitStep:
         assert isinstance(model.objective, ELBO)
         self.model = model
         self.beta = model.objective.beta
+        # Looked up once: a step is short enough to notice.
+        self.dtype = model.dtype
+        self.arguments = model.likelihood_arguments()
+        self.n_outputs = model.likelihood.n_outputs
         into: dict[Tensor, Tensor] = dict(
             zip(model.parameters(), gradients, strict=True)
         )
@@ -78,7 +82,7 @@ class ExplicitStep:
     def __call__(
         self, x: Tensor, noise: Tensor, row_weights: Tensor | None
     ) -> tuple[Tensor, Terms]:
-        model, dtype = self.model, self.model.dtype
+        model, dtype = self.model, self.dtype
         encoded = self.encoder.forward(x.to(dtype)).float()
         mean, log_variance = encoded.chunk(2, dim=-1)
         bounded = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
@@ -87,9 +91,9 @@ class ExplicitStep:
         kl = model.prior.kl(mean, bounded)
         reconstruction, slope, learned = model.likelihood.reconstruction_and_gradient(
             x,
-            raw.unflatten(-1, (-1, model.network.n_outputs)),
+            raw.unflatten(-1, (-1, self.n_outputs)),
             row_weights,
-            **model.likelihood_arguments(),
+            **self.arguments,
         )
 
         for name, gradient in learned.items():
