@@ -88,7 +88,9 @@ class ExplicitStep:
         bounded = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
         deviation = torch.exp(0.5 * bounded).mul_(noise[0])
         raw = self.decoder.forward((mean + deviation).to(dtype))
-        kl = model.prior.kl(mean, bounded)
+        # The closed form of StandardNormal.kl, of which expm1 is half a gradient too.
+        expm1 = torch.expm1(bounded)
+        kl = (mean.square() + expm1).sub_(bounded).sum(-1).mul_(0.5)
         reconstruction, slope, learned = model.likelihood.reconstruction_and_gradient(
             x,
             raw.unflatten(-1, (-1, self.n_outputs)),
@@ -99,12 +101,12 @@ class ExplicitStep:
         for name, gradient in learned.items():
             self.likelihood_gradients[name].copy_(gradient)
         slope = self.decoder.backward(slope.flatten(-2)).float()
-        # d kl / d mean = mean, d kl / d log_variance = (exp(log_variance) - 1) / 2
-        slopes = torch.cat([mean, torch.expm1(bounded).mul_(0.5)], dim=-1)
-        slopes.mul_(
-            self.beta if row_weights is None else self.beta * row_weights.unsqueeze(-1)
-        )
-        slopes.add_(torch.cat([slope, slope.mul(deviation).mul_(0.5)], dim=-1))
+        # d kl / d mean = mean, d kl / d log_variance = expm1 / 2
+        slopes = torch.cat([mean, expm1.mul_(0.5)], dim=-1)
+        if row_weights is not None:
+            slopes.mul_(row_weights.unsqueeze(-1))
+        by_noise = deviation.mul_(0.5).mul_(slope)
+        slopes = torch.cat([slope, by_noise], dim=-1).add_(slopes, alpha=self.beta)
         slopes[:, mean.shape[1] :].mul_(log_variance == bounded)
         self.encoder.backward(slopes.to(dtype), need_input=False)
         terms = Terms(log_likelihood=-reconstruction.unsqueeze(0), mean=mean, kl=kl)

@@ -158,8 +158,9 @@ class Bernoulli(_UnitInterval):
         # The hot spot of the default model, in few passes: d/dl = sigmoid(l) - x, and
         # softplus(l) = relu(l) + log(1 + exp(-|l|)), since log1p is a slow kernel.
         logits = raw.squeeze(-1)
-        softplus = logits.abs().neg_().exp_().float().add_(1).log_().add_(logits.relu())
-        terms = softplus.sum(-1) - torch.linalg.vecdot(x, logits)
+        negative = torch.copysign(logits, -1.0)
+        terms = negative.exp_().float().add_(1).log_().sum(-1)
+        terms += logits.relu().sum(-1) - torch.linalg.vecdot(x, logits)
         slope = torch.sigmoid(logits).sub_(x)
         if row_weights is not None:
             slope.mul_(row_weights.unsqueeze(-1).to(slope.dtype))
