@@ -50,7 +50,14 @@ def adam_step(
     Not by an optimiser object: constructing one imports a compiler that is not used
     here, which costs a second in every process.
     """
-    tensors = ([parameter], [gradient], [first_moment], [second_moment], [], [step])
+    tensors: Any = (
+        [parameter],
+        [gradient],
+        [first_moment],
+        [second_moment],
+        [],
+        [step],
+    )
     options: dict[str, Any] = {
         "amsgrad": False,
         "beta1": 0.9,
