@@ -111,7 +111,7 @@ def run(dataset: str, out: Path) -> Path:
     keep(
         "traversals",
         "One latent dimension varied at a time, the most active ones first.",
-        plotting.LatentTraversalDisplay.from_estimator(vae, X_test),
+        plotting.LatentTraversalDisplay.from_estimator(vae, X_test, n_dimensions=6),
     )
     flat = VAEEstimator(
         latent_dim=2,
@@ -124,7 +124,7 @@ def run(dataset: str, out: Path) -> Path:
         "manifold",
         "A second model with a latent space of two dimensions, decoded over the "
         "quantiles of its prior.",
-        plotting.ManifoldDisplay.from_estimator(flat),
+        plotting.ManifoldDisplay.from_estimator(flat, n_steps=15),
     )
     print(f"{len(pictures)} pictures in {out}")
 

@@ -660,7 +660,7 @@ class VAEEstimator(
         Z : ndarray of float32, shape (n_samples, latent_dim)
         """
         fitted = self._fitted
-        return np.concatenate([fitted.encode(block) for block in self._blocks(X)])
+        return _join((fitted.encode(block) for block in self._blocks(X)), X)
 
     def inverse_transform(self, Z):
         """Means of p(x|z).
@@ -735,9 +735,10 @@ class VAEEstimator(
         X : ndarray of shape (n_samples, n_features)
         """
         fitted = self._fitted
-        return np.concatenate(
-            [fitted.decode(fitted.encode(block)) for block in self._blocks(X)]
+        reconstructed = (
+            fitted.decode(fitted.encode(block)) for block in self._blocks(X)
         )
+        return _join(reconstructed, X)
 
     def interpolate(self, a, b, n_steps=10):
         """Decode the straight line between the codes of two rows.
@@ -955,6 +956,18 @@ def _positive(weights: np.ndarray | None) -> np.ndarray | None:
 
 def _take(array: Any, rows: np.ndarray | None) -> Any:
     return array if array is None or rows is None else safe_indexing(array, rows)
+
+
+def _join(parts: Iterator[np.ndarray], X: Any) -> np.ndarray:
+    """Parts of an array that has a row for each of X, in memory for it and one part."""
+    joined, start = None, 0
+    for part in parts:
+        if joined is None:
+            joined = np.empty((len(X), *part.shape[1:]), part.dtype)
+        joined[start : start + len(part)] = part
+        start += len(part)
+    assert joined is not None
+    return joined
 
 
 def unwrap(estimator: Any, X: Any) -> tuple["VAEEstimator", Any]:

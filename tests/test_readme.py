@@ -1,0 +1,29 @@
+"""What the README shows runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_every_block_runs(capsys):
+    import matplotlib.pyplot as plt
+
+    text = README.read_text("utf-8")
+    namespace: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        exec(block, namespace)  # noqa: S102
+    plt.close("all")
+    assert namespace["Z"].shape == (1797, 10)
+    assert namespace["rows"].shape == (1000, 13)
+    # Samples have the spread of the data, column by column.
+    spread = namespace["rows"].std(axis=0) / namespace["wine"].std().to_numpy()
+    assert (np.abs(np.log(spread)) < np.log(1.5)).all()
+    assert "vaeestimator__latent_dim" in capsys.readouterr().out
+
+
+def test_pictures_are_there():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README.read_text("utf-8")):
+        assert (README.parent / path).exists(), path
