@@ -16,7 +16,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 
 .venv/.demo: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[plot]'
+	$(BIN)/python -m pip install -q -e '.[plot,progress]'
 	touch $@
 
 .venv/.test: .venv/bin/python pyproject.toml

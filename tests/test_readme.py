@@ -14,7 +14,7 @@ def test_every_block_runs(capsys):
     text = README.read_text("utf-8")
     namespace: dict = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
-        exec(block, namespace)  # noqa: S102
+        exec(block, namespace)
     plt.close("all")
     assert namespace["Z"].shape == (1797, 10)
     assert namespace["rows"].shape == (1000, 13)
