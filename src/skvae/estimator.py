@@ -963,7 +963,7 @@ def _join(parts: Iterator[np.ndarray], X: Any) -> np.ndarray:
     joined, start = None, 0
     for part in parts:
         if joined is None:
-            joined = np.empty((len(X), *part.shape[1:]), part.dtype)
+            joined = np.empty((np.shape(X)[0], *part.shape[1:]), part.dtype)
         joined[start : start + len(part)] = part
         start += len(part)
     assert joined is not None
