@@ -631,22 +631,26 @@ class VAEEstimator(
             self, X, dtype=[np.float64, np.float32], reset=False, **options
         )
 
-    def _blocks(self, X) -> Iterator[np.ndarray]:
-        """X, checked, in blocks; a memory map is never read as a whole."""
-        mapped = isinstance(X, np.memmap)
-        if mapped:
-            self._check(X, skip_check_array=True)
-        source = X if mapped else self._check(X)
+    def _checked(self, X) -> np.ndarray:
+        """X, checked; a memory map as it is, since it is never read as a whole."""
+        if not isinstance(X, np.memmap):
+            return self._check(X)
+        self._check(X, skip_check_array=True)
+        return X
+
+    def _blocks(self, checked: np.ndarray) -> Iterator[np.ndarray]:
+        """What ``_checked`` gave, in blocks of bounded memory."""
+        mapped = isinstance(checked, np.memmap)
         step = self._fitted.block_rows()
-        for start in range(0, len(source), step):
-            block = source[start : start + step]
+        for start in range(0, len(checked), step):
+            block = checked[start : start + step]
             if mapped:
                 block = check_array(
                     block, dtype=[np.float64, np.float32], input_name="X"
                 )
             yield block
-            if mapped:
-                release_pages(X)
+            if isinstance(checked, np.memmap):
+                release_pages(checked)
 
     def transform(self, X):
         """Means of q(z|x).
@@ -660,7 +664,8 @@ class VAEEstimator(
         Z : ndarray of float32, shape (n_samples, latent_dim)
         """
         fitted = self._fitted
-        return _join((fitted.encode(block) for block in self._blocks(X)), X)
+        X = self._checked(X)
+        return _join((fitted.encode(block) for block in self._blocks(X)), len(X))
 
     def inverse_transform(self, Z):
         """Means of p(x|z).
@@ -735,10 +740,11 @@ class VAEEstimator(
         X : ndarray of shape (n_samples, n_features)
         """
         fitted = self._fitted
+        X = self._checked(X)
         reconstructed = (
             fitted.decode(fitted.encode(block)) for block in self._blocks(X)
         )
-        return _join(reconstructed, X)
+        return _join(reconstructed, len(X))
 
     def interpolate(self, a, b, n_steps=10):
         """Decode the straight line between the codes of two rows.
@@ -779,7 +785,7 @@ class VAEEstimator(
         A value outside the support counts as the nearest within.
         """
         likelihood, moved, parts = self.likelihood_, False, []
-        for block in self._blocks(X):
+        for block in self._blocks(self._checked(X)):
             if not likelihood.in_support(block).all():
                 block, moved = likelihood.nearest_in_support(block), True
             parts.append(function(block))
@@ -958,12 +964,12 @@ def _take(array: Any, rows: np.ndarray | None) -> Any:
     return array if array is None or rows is None else safe_indexing(array, rows)
 
 
-def _join(parts: Iterator[np.ndarray], X: Any) -> np.ndarray:
-    """Parts of an array that has a row for each of X, in memory for it and one part."""
+def _join(parts: Iterator[np.ndarray], n_rows: int) -> np.ndarray:
+    """Parts of an array of so many rows, in memory for it and one part."""
     joined, start = None, 0
     for part in parts:
         if joined is None:
-            joined = np.empty((np.shape(X)[0], *part.shape[1:]), part.dtype)
+            joined = np.empty((n_rows, *part.shape[1:]), part.dtype)
         joined[start : start + len(part)] = part
         start += len(part)
     assert joined is not None
