@@ -2197,7 +2197,8 @@ def test_one_bad_value_is_named_and_changes_nothing(X, form, value, data):
                 getattr(model, method)(bad)
             del bad
         if np.isfinite(value):
-            assert f"row {row}, column {column}" in str(refusal.value)
+            label = f"'c{column}'" if form == "frame" else column
+            assert f"row {row}, column {label}, outside" in str(refusal.value)
         assert_equal(before, snapshot(model))
 
 
