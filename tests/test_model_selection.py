@@ -29,10 +29,10 @@ from skvae import (
     ELBO,
     Bernoulli,
     Gaussian,
-    VAEEstimator,
     log_likelihood_scorer,
     neg_elbo_scorer,
 )
+from test_estimator import tiny
 
 # The mission's five names: 8 candidates.
 GRID = [
@@ -51,17 +51,6 @@ GRID = [
         "latent_dim": [3],
     },
 ]
-
-
-def tiny(**parameters):
-    defaults = {
-        "latent_dim": 2,
-        "hidden_dim": 8,
-        "epochs": 2,
-        "batch_size": 50,
-        "random_state": 0,
-    }
-    return VAEEstimator(**{**defaults, **parameters})
 
 
 def with_prefix(grid, prefix):

@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._compat import Interval, StrOptions
-from .spec import Spec
-
-LOG_2_PI = 1.8378770664093453
+from .spec import LOG_2_PI, Spec
 
 
 class Likelihood(Spec):

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ._compat import StrOptions
-from .spec import Spec
+from .spec import LOG_2_PI, Spec
 
 # exp(15 / 2) = 1,800 standard deviations of the prior: wide enough for any posterior,
 # narrow enough that neither exp nor its square overflows in float32.
 MAX_LOG_VARIANCE = 15.0
-LOG_2_PI = 1.8378770664093453
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .spec import Spec
-
-LOG_2_PI = 1.8378770664093453
+from .spec import LOG_2_PI, Spec
 
 
 class Prior(Spec):

@@ -5,6 +5,9 @@ from typing import Any, TypeVar
 
 from sklearn.base import BaseEstimator, clone
 
+# log(2 pi), of every Gaussian density.
+LOG_2_PI = 1.8378770664093453
+
 
 class Spec(BaseEstimator):
     """A plain description of one choice (network, likelihood, prior or objective).
