@@ -15,7 +15,7 @@ SOURCE = Path(skvae.__file__).parent
 # Each file may import files of lower floors only: siblings never import each other.
 FLOORS = [
     {"_compat", "__init__", "units", "noise"},
-    {"spec", "device"},
+    {"spec", "device", "flows"},
     {"networks", "likelihoods", "priors", "objectives"},
     {"model"},
     {"gradients"},
@@ -37,6 +37,7 @@ INSIDE_FUNCTIONS = {
     "rich",
     "safetensors",
     "torchvision",
+    "zuko",
 }
 
 

@@ -17,6 +17,23 @@ _PUBLIC = {
     "Gaussian": "likelihoods",
     "StandardNormal": "priors",
     "ELBO": "objectives",
+    "ConvNet": "networks",
+    "LadderNet": "networks",
+    "FlowMLP": "networks",
+    "EncoderDecoder": "networks",
+    "Network": "networks",
+    "MixturePrior": "priors",
+    "VampPrior": "priors",
+    "FlowPrior": "priors",
+    "Prior": "priors",
+    "IWAE": "objectives",
+    "MIWAE": "objectives",
+    "InfoVAE": "objectives",
+    "WAE": "objectives",
+    "BetaTC": "objectives",
+    "Objective": "objectives",
+    "Likelihood": "likelihoods",
+    "PosteriorCollapseWarning": "estimator",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
 }
@@ -29,15 +46,32 @@ if TYPE_CHECKING:
     from . import metrics as metrics
     from . import model_selection as model_selection
     from . import plotting as plotting
+    from .estimator import PosteriorCollapseWarning as PosteriorCollapseWarning
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli
     from .likelihoods import ContinuousBernoulli as ContinuousBernoulli
     from .likelihoods import Gaussian as Gaussian
+    from .likelihoods import Likelihood as Likelihood
     from .model_selection import log_likelihood_scorer as log_likelihood_scorer
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP
+    from .networks import ConvNet as ConvNet
+    from .networks import EncoderDecoder as EncoderDecoder
+    from .networks import FlowMLP as FlowMLP
+    from .networks import LadderNet as LadderNet
+    from .networks import Network as Network
     from .objectives import ELBO as ELBO
+    from .objectives import IWAE as IWAE
+    from .objectives import MIWAE as MIWAE
+    from .objectives import WAE as WAE
+    from .objectives import BetaTC as BetaTC
+    from .objectives import InfoVAE as InfoVAE
+    from .objectives import Objective as Objective
+    from .priors import FlowPrior as FlowPrior
+    from .priors import MixturePrior as MixturePrior
+    from .priors import Prior as Prior
     from .priors import StandardNormal as StandardNormal
+    from .priors import VampPrior as VampPrior
 
 
 def __getattr__(name: str) -> Any:

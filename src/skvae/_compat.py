@@ -92,7 +92,7 @@ class EstimatorScorer(_BaseScorer):
 
     Parameters
     ----------
-    function : callable(estimator, X, sample_weight=None, **options) -> float
+    function : callable(estimator, X, y, sample_weight=None, **options) -> float
     **options
         Handed to the function.
     """
@@ -107,7 +107,7 @@ class EstimatorScorer(_BaseScorer):
 
     def _score(self, method_caller, estimator, X, y_true=None, sample_weight=None):
         return self._score_func(
-            estimator, X, sample_weight=sample_weight, **self._kwargs
+            estimator, X, y_true, sample_weight=sample_weight, **self._kwargs
         )
 
     def __repr__(self):

@@ -7,7 +7,7 @@ buffer that a single fused Adam call updates.
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, isfinite, pi
 
 import numpy as np
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ._compat import adam_step
 from .device import training
-from .gradients import gradient_step
-from .model import Model
-from .objectives import Terms
+from .gradients import Rows, gradient_step
+from .model import Batch, Model
 
 # A latent dimension is active where its posterior mean varies this much over the data
 # (Burda et al., 2016).
@@ -33,10 +32,20 @@ class DivergenceError(ValueError):
 
 @dataclass(frozen=True)
 class Data:
-    """Rows in the model's units, on its device, with weights of mean 1 or none."""
+    """Rows in the model's units, on its device.
+
+    Attributes
+    ----------
+    X : Tensor of shape (N, D)
+    weights : Tensor of shape (N,) or None
+        Of mean 1.
+    condition : Tensor of shape (N, n_conditions) or None
+        What the decoder sees beside z.
+    """
 
     X: Tensor
     weights: Tensor | None = None
+    condition: Tensor | None = None
 
     @classmethod
     def from_rows(
@@ -45,6 +54,7 @@ class Data:
         weights: np.ndarray | None,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        condition: np.ndarray | None = None,
     ) -> "Data":
         """Move float32 rows to the device once; on the CPU share them where possible.
 
@@ -53,10 +63,15 @@ class Data:
         if not (rows.flags.writeable and rows.flags.c_contiguous):
             rows = np.array(rows, order="C")
         X = torch.from_numpy(rows).to(device, dtype)
-        if weights is None:
-            return cls(X)
-        weights = weights / weights.mean()
-        return cls(X, torch.tensor(weights, dtype=torch.float32, device=device))
+
+        def tensor(array):
+            if array is None:
+                return None
+            return torch.tensor(array, dtype=torch.float32, device=device)
+
+        if weights is not None:
+            weights = weights / weights.mean()
+        return cls(X, tensor(weights), tensor(condition))
 
     def __len__(self) -> int:
         return len(self.X)
@@ -150,6 +165,8 @@ class Trainer:
         self.log_scale = log_scale
         self.n_epochs = n_epochs
         self.n_steps = 0
+        #: The epoch whose weights ``train`` keeps, 0 before the first is whole.
+        self.best_epoch = 0
 
         self.weights = FlatWeights(model, precision)
         self.gradient_step = gradient_step(model, self.weights.gradients)
@@ -166,18 +183,23 @@ class Trainer:
         """Give the model weights of its own, and let go of the buffers."""
         self.weights.detach()
 
-    def data(self, rows: np.ndarray, weights: np.ndarray | None) -> Data:
+    def data(
+        self,
+        rows: np.ndarray,
+        weights: np.ndarray | None,
+        condition: np.ndarray | None = None,
+    ) -> Data:
         """Rows to train on, in the dtype that is fastest without loss.
 
         Bounded data may be as coarse as the products; a residual must not be.
         """
         exact = self.model.likelihood.real_valued
         dtype = torch.float32 if exact else self.precision
-        data = Data.from_rows(rows, weights, self.model.device, dtype)
+        data = Data.from_rows(rows, weights, self.model.device, dtype, condition)
         if data.weights is None:
             return data
         # Both halves of a row's loss must see the same weight.
-        return Data(data.X, data.weights.to(self.precision).float())
+        return replace(data, weights=data.weights.to(self.precision).float())
 
     def train_pass(self, data: Data) -> Record:
         """An epoch after which the model is usable, whatever happens in it.
@@ -211,26 +233,31 @@ class Trainer:
         totals = torch.zeros(3, dtype=torch.float32, device=device)
         mean_sum = totals.new_zeros(self.model.latent_dim)
         square_sum = torch.zeros_like(mean_sum)
-        rate = self.learning_rate
+        # Without an end in sight there is no warm-up either.
+        rate, progress = self.learning_rate, 1.0
 
         self.weights.training_precision()
         noise = self._noise(len(data))
         with training(device, self.weights.master.numel() * size):
             for start in range(0, len(data), size):
                 rows = order[start : start + size]
-                x = data.X.index_select(0, rows)
-                row_weights = None if data.weights is None else data.weights[rows]
-                loss, terms = self.gradient_step(x, next(noise), row_weights)
+                if total_steps is not None:
+                    progress = self.n_steps / total_steps
+                    rate = self.learning_rate * self.schedule(progress)
+                batch = Batch(
+                    data.X.index_select(0, rows),
+                    next(noise),
+                    None if data.weights is None else data.weights[rows],
+                    None if data.condition is None else data.condition[rows],
+                    n_rows=len(data),
+                    progress=progress,
+                )
+                result = self.gradient_step(batch)
                 with torch.no_grad():
-                    if total_steps is not None:
-                        rate = self.learning_rate * self.schedule(
-                            self.n_steps / total_steps
-                        )
                     self._update(rate, len(rows))
-                    totals.add_(summary(loss, terms, row_weights))
-                    mean = terms.mean.detach()
-                    mean_sum.add_(mean.sum(0))
-                    square_sum.add_(mean.square().sum(0))
+                    totals.add_(summary(result, batch.weights))
+                    mean_sum.add_(result.mean.sum(0))
+                    square_sum.add_(result.mean.square().sum(0))
         self.weights.full_precision()
 
         self.n_epochs += 1
@@ -248,7 +275,7 @@ class Trainer:
 
     def _noise(self, n_rows: int) -> Iterator[Tensor]:
         """Noise of each batch in turn, (S, batch, n_noise)."""
-        draws, width = self.model.objective.n_draws, self.model.n_noise
+        draws, width = self.model.objective.n_draws, self.model.n_training_noise
         per_row = draws * width
         batches = max(1, NOISE_BLOCK // (per_row * self.batch_size))
         for start in range(0, n_rows, batches * self.batch_size):
@@ -291,10 +318,16 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(data), 1024):
                 rows = slice(start, start + 1024)
-                terms = self.model.training_terms(data.X[rows].float(), noise[:, rows])
-                loss = self.model.objective.loss(terms)
-                row_weights = None if data.weights is None else data.weights[rows]
-                totals += summary(loss, terms, row_weights)
+                batch = Batch(
+                    data.X[rows].float(),
+                    noise[:, rows],
+                    None if data.weights is None else data.weights[rows],
+                    None if data.condition is None else data.condition[rows],
+                    n_rows=len(data),
+                )
+                loss, terms = self.model.loss(batch)
+                result = Rows(loss, terms.reconstruction, terms.divergence, terms.mean)
+                totals += summary(result, batch.weights)
         return self._means(totals, len(data))
 
     def _means(self, totals: Tensor, n_rows: int) -> tuple[float, float, float]:
@@ -302,10 +335,10 @@ class Trainer:
         return loss + self.log_scale, reconstruction + self.log_scale, kl
 
 
-def summary(loss: Tensor, terms: Terms, row_weights: Tensor | None) -> Tensor:
+def summary(rows: Rows, weights: Tensor | None) -> Tensor:
     """Loss, reconstruction and KL, each a weighted sum over the rows, (3,)."""
-    rows = torch.stack([loss, terms.reconstruction, terms.divergence]).detach()
-    return rows.sum(1) if row_weights is None else rows @ row_weights
+    parts = torch.stack([rows.loss, rows.reconstruction, rows.kl])
+    return parts.sum(1) if weights is None else parts @ weights
 
 
 class FlatWeights:
@@ -383,7 +416,8 @@ def train(
     """Train for some epochs, yielding the record of each; the best weights stay.
 
     The best epoch has the lowest validation loss, or the lowest training loss where
-    there is no validation set. Whoever iterates may stop at any time, by ``close()`` or
+    there is no validation set, among those that began after the objective's warm-up.
+    Whoever iterates may stop at any time, by ``close()`` or
     by an exception such as KeyboardInterrupt: the best weights so far are in place.
 
     Parameters
@@ -403,6 +437,7 @@ def train(
     """
     steps = -(-len(data) // trainer.batch_size)
     total_steps = trainer.n_steps + steps * epochs
+    warmup_steps = trainer.model.objective.warmup * total_steps
     master = trainer.weights.master
     best = master.clone()
     best_loss, waited = float("inf"), 0
@@ -410,6 +445,7 @@ def train(
         for _ in range(epochs):
             on_epoch_begin()
             finite = master.clone() if best_loss == float("inf") else best
+            warming_up = trainer.n_steps < warmup_steps
             record = trainer.train_epoch(data, total_steps)
             if validation is not None:
                 assert validation_noise is not None
@@ -422,11 +458,16 @@ def train(
             if not (finite_losses and bool(torch.isfinite(master).all())):
                 best = finite
                 raise DivergenceError(_not_finite(record))
+            if warming_up:
+                # Its loss does not compare with those of later epochs.
+                best, trainer.best_epoch = master.clone(), record.epoch
+                yield record
+                continue
             improved = record.monitored < best_loss - tolerance
             waited = 0 if improved else waited + 1
             if record.monitored < best_loss:
                 best_loss = record.monitored
-                best = master.clone()
+                best, trainer.best_epoch = master.clone(), record.epoch
             yield record
             if patience is not None and waited >= patience:
                 return

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import nan
 from numbers import Integral, Real
 from typing import Any
@@ -15,8 +15,10 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    clone,
 )
 from sklearn.callback import CallbackSupportMixin
+from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -33,14 +35,49 @@ from .device import resolve_device, resolve_precision
 from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
 from .inference import FittedModel
 from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, guess
-from .model import Model
-from .networks import NETWORKS, Network
+from .model import Model, incompatibility
+from .networks import NETWORKS, EncoderDecoder, Network
 from .noise import hash_rows, row_noise
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, Prior
 from .progress import Progress
 from .spec import resolve
 from .units import Units, column_means
+
+# With a code of so many dimensions, at most one of them active after so many steps is
+# no accident of a short training.
+COLLAPSE_MIN_DIM = 4
+COLLAPSE_MIN_STEPS = 500
+# Rows whose codes are kept for ``sample(prior="mixture")``.
+MAX_CODES = 2000
+
+
+class PosteriorCollapseWarning(UserWarning):
+    """The code of a trained model holds next to nothing about x."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What determines the shapes of a model's weights, beside the four choices."""
+
+    latent_dim: tuple[int, ...]
+    hidden_dim: tuple[int, ...]
+    n_conditions: int = 0
+    image_shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Checked rows, with weights and conditions or None."""
+
+    X: np.ndarray
+    weights: np.ndarray | None = None
+    condition: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray | None) -> "TrainingSet":
+        return TrainingSet(
+            _take(self.X, rows), _take(self.weights, rows), _take(self.condition, rows)
+        )
 
 
 class VAEEstimator(
@@ -63,8 +100,9 @@ class VAEEstimator(
 
     Parameters
     ----------
-    latent_dim : int, default=20
-        Dimension of z.
+    latent_dim : int or tuple of int, default=20
+        Dimension of z. A tuple gives the levels of a hierarchical network, from the
+        one nearest to x to the top.
 
     hidden_dim : int or tuple of int, default=400
         Width of the encoder's hidden layers; the decoder mirrors them. ``()`` is a
@@ -83,18 +121,21 @@ class VAEEstimator(
         "cosine" brings the learning rate down to 0 over all steps of ``fit``, which
         usually buys a better bound.
 
-    network : {"mlp"} or Network, default="mlp"
-        How x becomes q(z|x) and z the parameters of p(x|z).
+    network : {"mlp", "conv", "ladder", "flow_mlp"}, Network or pair of modules, \
+            default="mlp"
+        How x becomes q(z|x) and z the parameters of p(x|z). A pair of torch modules
+        (encoder, decoder) stands for :class:`~skvae.EncoderDecoder`.
 
-    likelihood : {"auto", "bernoulli", "continuous_bernoulli", "gaussian"} or \
-            Likelihood, default="auto"
-        What p(x|z) is. "auto" is bernoulli where every value lies in [0, 1], gaussian
-        otherwise; the choice is in ``likelihood_``.
+    likelihood : {"auto", "bernoulli", "gaussian", ...} or Likelihood, default="auto"
+        What p(x|z) is; the names are the keys of ``skvae.likelihoods.LIKELIHOODS``.
+        "auto" is bernoulli where every value lies in [0, 1], gaussian otherwise; the
+        choice is in ``likelihood_``.
 
-    prior : {"normal"} or Prior, default="normal"
+    prior : {"normal", "mixture", "vamp", "flow"} or Prior, default="normal"
         What p(z) is.
 
-    objective : {"elbo"} or Objective, default="elbo"
+    objective : {"elbo", "iwae", "miwae", "infovae", "wae", "beta_tc"} or Objective, \
+            default="elbo"
         What is minimised. ``ELBO(beta=4)`` weighs the KL term.
 
     standardize : {"auto"} or bool, default="auto"
@@ -155,7 +196,7 @@ class VAEEstimator(
 
     best_epoch_ : int
         The epoch whose weights were kept: the lowest validation loss, or the lowest
-        training loss where there is no validation set.
+        training loss where there is no validation set, after the objective's warm-up.
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -183,13 +224,13 @@ class VAEEstimator(
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
-        "latent_dim": [Interval(Integral, 1, None, closed="left")],
+        "latent_dim": [Interval(Integral, 1, None, closed="left"), tuple, list],
         "hidden_dim": [Interval(Integral, 1, None, closed="left"), tuple, list],
         "epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
-        "network": [StrOptions(set(NETWORKS)), Network],
+        "network": [StrOptions(set(NETWORKS)), Network, tuple],
         "likelihood": [StrOptions({"auto", *LIKELIHOODS}), Likelihood],
         "prior": [StrOptions(set(PRIORS)), Prior],
         "objective": [StrOptions(set(OBJECTIVES)), Objective],
@@ -298,27 +339,32 @@ class VAEEstimator(
         -----
         KeyboardInterrupt ends the training with a warning and keeps the best weights.
         """
+        self._fit(X, y, sample_weight, X_val, None)
+        return self
+
+    def _fit(self, X, y, sample_weight, X_val, y_val) -> None:
         context = self._init_callback_context(max_subtasks=self.epochs)
         with _unchanged_on_error(self):
             warm = self.warm_start and hasattr(self, "model_")
-            X, weights = self._check_training_data(X, sample_weight, reset=not warm)
-            fitted = self._start(X, weights, warm=warm)
+            data = self._check_training_data(X, y, sample_weight, reset=not warm)
+            fitted = self._start(data, warm=warm)
             validation = None
             if X_val is not None:
-                validation = self._check_validation(X_val, fitted["likelihood_"]), None
-            kept, held_out = self._split(len(X), weights, fitted["_seed"])
+                validation = self._check_validation(X_val, y_val, fitted)
+            kept, held_out = self._split(len(data.X), data.weights, fitted["_seed"])
             if held_out is not None:
-                validation = _take(X, held_out), _take(weights, held_out)
-            X, y, weights = (_take(array, kept) for array in (X, y, weights))
+                validation = data.take(held_out)
+            data, y = data.take(kept), _take(y, kept)
             hooks = {
                 "estimator": self,
-                "X": X,
-                "y": X if y is None else y,
-                "metadata": {} if weights is None else {"sample_weight": weights},
+                "X": data.X,
+                "y": data.X if y is None else y,
+                "metadata": (
+                    {} if data.weights is None else {"sample_weight": data.weights}
+                ),
             }
-            self._train(fitted, X, weights, validation, context, hooks)
+            self._train(fitted, data, validation, context, hooks)
         self._raise_divergence()
-        return self
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, sample_weight=None):
@@ -343,42 +389,53 @@ class VAEEstimator(
         ValueError
             As :meth:`fit` does.
         """
+        self._partial_fit(X, y, sample_weight)
+        return self
+
+    def _partial_fit(self, X, y, sample_weight) -> None:
         first = not hasattr(self, "model_")
         with _unchanged_on_error(self):
-            X, weights = self._check_training_data(X, sample_weight, reset=first)
+            data = self._check_training_data(X, y, sample_weight, reset=first)
             if first:
-                self.__dict__.update(self._start(X, weights, warm=False))
+                self.__dict__.update(self._start(data, warm=False))
             else:
-                self.likelihood_.check_support(X, columns=self._columns)
-            kept = _positive(weights)
-            X, weights = _take(X, kept), _take(weights, kept)
+                self.likelihood_.check_support(data.X, columns=self._columns)
+            data = data.take(_positive(data.weights))
             if not hasattr(self, "_trainer"):
                 self._trainer = self._make_trainer(self.__dict__)
             trainer = self._trainer
             trainer.learning_rate = self.learning_rate
             trainer.batch_size = self.batch_size
             trainer.max_gradient_norm = self.max_gradient_norm
-            data = trainer.data(self.units_.standardize(X), weights)
+            rows = self.units_.standardize(data.X)
             try:
-                record = trainer.train_pass(data)
+                record = trainer.train_pass(
+                    trainer.data(rows, data.weights, data.condition)
+                )
             except DivergenceError as error:
                 del self._trainer
                 self._divergence = str(error)
             else:
                 self._records = [*self._records, record]
                 self.n_iter_ = self.best_epoch_ = len(self._records)
+                self._keep_codes(data.X)
         self._raise_divergence()
-        return self
 
     @property
     def _columns(self):
         """Names of the columns for error messages, where there are any."""
         return getattr(self, "feature_names_in_", None)
 
-    def _check_training_data(self, X, sample_weight, *, reset):
+    def _check_training_data(self, X, y, sample_weight, *, reset) -> TrainingSet:
+        X, image_shape = _as_rows(X)
+        if not reset:
+            self._check_image_shape(image_shape)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        if reset:
+            self._image_shape = image_shape
+        condition = self._check_condition(y, X, reset=reset)
         if sample_weight is None:
-            return X, None
+            return TrainingSet(X, None, condition)
         weights = check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
@@ -386,28 +443,43 @@ class VAEEstimator(
             raise ValueError(
                 "sample_weight must hold at least one positive weight; all are zero."
             )
-        return X, weights
+        return TrainingSet(X, weights, condition)
 
-    def _check_validation(self, X_val, likelihood: Likelihood) -> np.ndarray:
+    def _check_condition(self, y, X, *, reset) -> np.ndarray | None:
+        """What the decoder sees beside z, (N, n_conditions); here nothing."""
+        return None
+
+    def _check_image_shape(self, image_shape: tuple[int, ...] | None) -> None:
+        if image_shape is not None and image_shape != self._image_shape:
+            raise ValueError(
+                f"X holds images of shape {image_shape}, but the estimator was fitted "
+                f"on {self._image_shape or 'rows'}."
+            )
+
+    def _check_validation(self, X_val, y_val, fitted) -> TrainingSet:
         if self.validation_fraction is not None:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} and X_val both ask "
                 "for a validation set; give one of them."
             )
+        X_val, image_shape = _as_rows(X_val)
+        self._check_image_shape(image_shape)
         checked = check_array(X_val, dtype=[np.float64, np.float32], input_name="X_val")
         self._check(X_val, skip_check_array=True)
-        likelihood.check_support(checked, "X_val", self._columns)
-        return checked
+        fitted["likelihood_"].check_support(checked, "X_val", self._columns)
+        condition = self._check_condition(y_val, checked, reset=False)
+        return TrainingSet(checked, None, condition)
 
-    def _start(self, X, weights, *, warm) -> dict[str, Any]:
+    def _start(self, data: TrainingSet, *, warm: bool) -> dict[str, Any]:
         """Everything that is decided before the first step, by attribute name."""
+        X, weights = data.X, data.weights
         if isinstance(self.likelihood, str) and self.likelihood == "auto":
             likelihood = self.likelihood_ if warm else guess(X)
         else:
             likelihood = resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
         likelihood.check_support(X, columns=self._columns)
         if warm:
-            return self._start_warm(likelihood)
+            return self._start_warm(likelihood, data.condition)
         standardize = self.standardize
         if standardize == "auto":
             standardize = likelihood.real_valued
@@ -423,7 +495,7 @@ class VAEEstimator(
             random_state = np.random.SeedSequence().generate_state(1)[0]
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
         fitted = {
-            "network_": resolve(self.network, NETWORKS, "network", Network),
+            "network_": self._resolve_network(),
             "likelihood_": likelihood,
             "prior_": resolve(self.prior, PRIORS, "prior", Prior),
             "objective_": resolve(self.objective, OBJECTIVES, "objective", Objective),
@@ -435,24 +507,26 @@ class VAEEstimator(
             "_seed": seed,
             "_dtype": X.dtype,
             "_records": [],
-            "_architecture": (self.latent_dim, self._hidden_dims()),
+            "_architecture": self._asked_architecture(data.condition),
             # Grey values under a Bernoulli: samples are means, as of a picture.
             "_draws": not (
                 isinstance(likelihood, Bernoulli) and bool(np.any((X > 0) & (X < 1)))
             ),
         }
-        mean = fitted["units_"].standardize(column_means(X, weights))
+        mean = column_means(X, weights)
+        spread = np.sqrt(column_means(X, weights, center=mean))
+        units = fitted["units_"]
         generator = torch.Generator().manual_seed(seed)
-        fitted["model_"] = _build(fitted, mean, generator).to(
-            resolve_device(self.device)
-        )
+        fitted["model_"] = _build(
+            fitted, units.standardize(mean), spread / units.scale, generator
+        ).to(resolve_device(self.device))
         return fitted
 
-    def _start_warm(self, likelihood) -> dict[str, Any]:
+    def _start_warm(self, likelihood, condition) -> dict[str, Any]:
         """Go on from what the last fit learned."""
         asked = (
-            (self.latent_dim, self._hidden_dims()),
-            repr(resolve(self.network, NETWORKS, "network", Network)),
+            self._asked_architecture(condition),
+            repr(self._resolve_network()),
             repr(resolve(self.prior, PRIORS, "prior", Prior)),
             repr(likelihood),
         )
@@ -470,22 +544,51 @@ class VAEEstimator(
             )
         model = copy.deepcopy(self.model_)
         model.objective = resolve(self.objective, OBJECTIVES, "objective", Objective)
+        reason = incompatibility(
+            self.network_, self.likelihood_, self.prior_, model.objective
+        )
+        if reason is not None:
+            raise ValueError(reason)
         return {
             **{name: self.__dict__[name] for name in _LEARNED},
             "objective_": model.objective,
             "model_": model.to(resolve_device(self.device)),
         }
 
-    def _hidden_dims(self) -> tuple[int, ...]:
-        if isinstance(self.hidden_dim, Integral):
-            return (int(self.hidden_dim),)
-        for width in self.hidden_dim:
+    def _resolve_network(self) -> Network:
+        network = self.network
+        if isinstance(network, tuple):
+            if len(network) != 2:
+                raise ValueError(
+                    f"network={network!r} must be a pair (encoder, decoder) of torch "
+                    f"modules; it has {len(network)} items."
+                )
+            network = EncoderDecoder(*network)
+        return resolve(network, NETWORKS, "network", Network)
+
+    def _asked_architecture(self, condition: np.ndarray | None) -> Architecture:
+        """What determines the shapes of the weights, beside the width of x."""
+        latent_dim = self._widths("latent_dim")
+        if not latent_dim:
+            raise ValueError("latent_dim=() has no level; give at least one.")
+        return Architecture(
+            latent_dim=latent_dim,
+            hidden_dim=self._widths("hidden_dim"),
+            n_conditions=0 if condition is None else condition.shape[1],
+            image_shape=self._image_shape,
+        )
+
+    def _widths(self, name: str) -> tuple[int, ...]:
+        value = getattr(self, name)
+        if isinstance(value, Integral):
+            return (int(value),)
+        for width in value:
             if not isinstance(width, Integral) or width < 1:
                 raise ValueError(
-                    f"hidden_dim={self.hidden_dim!r} must be an int or a tuple of ints "
-                    f"of at least 1; {width!r} is not."
+                    f"{name}={value!r} must be an int or a tuple of ints of at least "
+                    f"1; {width!r} is not."
                 )
-        return tuple(int(width) for width in self.hidden_dim)
+        return tuple(int(width) for width in value)
 
     def _make_trainer(self, fitted: dict[str, Any], schedule="constant") -> Trainer:
         model = fitted["model_"]
@@ -499,7 +602,9 @@ class VAEEstimator(
             precision=resolve_precision(
                 self.precision,
                 model.device,
-                real_valued=model.likelihood.real_valued,
+                real_valued=(
+                    model.likelihood.real_valued or fitted["network_"].needs_float32
+                ),
                 n_weights=sum(p.numel() for p in model.parameters()),
             ),
             generator=torch.Generator().manual_seed(int(seed[0])),
@@ -509,17 +614,21 @@ class VAEEstimator(
             log_scale=fitted["units_"].log_scale,
         )
 
-    def _train(self, fitted, X, weights, validation, context, hooks):
+    def _train(self, fitted, data: TrainingSet, validation, context, hooks):
         """Run the epochs and store what came of them, whatever ended them."""
         model, units = fitted["model_"], fitted["units_"]
         trainer = self._make_trainer(fitted, self.learning_rate_schedule)
-        data = trainer.data(units.standardize(X), weights)
-        noise = None
+        on_device = trainer.data(
+            units.standardize(data.X), data.weights, data.condition
+        )
+        noise = held_out = None
         if validation is not None:
-            rows = units.standardize(validation[0])
-            validation = Data.from_rows(rows, validation[1], model.device)
+            rows = units.standardize(validation.X)
+            held_out = Data.from_rows(
+                rows, validation.weights, model.device, condition=validation.condition
+            )
             noise = torch.from_numpy(
-                row_noise(hash_rows(rows), model.objective.n_draws, model.n_noise)
+                row_noise(hash_rows(rows), model.objective.n_draws, model.n_loss_noise)
             ).to(model.device)
 
         records: list[Record] = []
@@ -534,13 +643,11 @@ class VAEEstimator(
             task.call_on_fit_task_begin(**hooks)
 
         def results() -> dict[str, Any]:
-            monitored = [record.monitored for record in records]
-            best = int(np.argmin(monitored)) + 1 if monitored else 0
             return {
                 **fitted,
                 "_records": [*before, *records],
                 "n_iter_": len(records),
-                "best_epoch_": len(before) + best,
+                "best_epoch_": trainer.best_epoch or len(before),
             }
 
         def current() -> dict[str, Any]:
@@ -548,9 +655,9 @@ class VAEEstimator(
 
         run = train(
             trainer,
-            data,
+            on_device,
             epochs=self.epochs,
-            validation=validation,
+            validation=held_out,
             validation_noise=noise,
             patience=self.n_iter_no_change if self.early_stopping else None,
             tolerance=self.tol,
@@ -570,7 +677,7 @@ class VAEEstimator(
                 f"Training interrupted in epoch {len(before) + len(records) + 1}; the "
                 "best weights so far are kept.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         except DivergenceError as error:
             divergence = str(error)
@@ -582,8 +689,11 @@ class VAEEstimator(
 
         self.__dict__.update(results())
         self.__dict__.pop("_trainer", None)
+        self._keep_codes(data.X)
         if divergence is not None:
             self._divergence = divergence
+        elif records:
+            self._warn_of_collapse(trainer.n_steps)
         context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
 
     def _split(self, n_rows, weights, seed):
@@ -619,6 +729,30 @@ class VAEEstimator(
             "estimator holds the last finite weights."
         )
 
+    def _keep_codes(self, X):
+        """A draw of the aggregate posterior, for ``sample(prior="mixture")``."""
+        random_state = np.random.RandomState(self._seed)
+        if len(X) > MAX_CODES:
+            X = X[random_state.choice(len(X), MAX_CODES, replace=False)]
+        self._codes = self._fitted.draw_codes(X)
+
+    def _warn_of_collapse(self, n_steps):
+        dim = self.model_.latent_dim
+        record = self._records[self.best_epoch_ - 1]
+        if (
+            dim >= COLLAPSE_MIN_DIM
+            and record.active_units <= 1
+            and n_steps >= COLLAPSE_MIN_STEPS
+        ):
+            warnings.warn(
+                f"The posterior has collapsed: {record.active_units} of {dim} latent "
+                "dimensions are active, so the code holds next to nothing about x. "
+                "Likely mends: objective=ELBO(warmup=0.5), ELBO(free_bits=0.1), a "
+                "smaller beta, or a lower learning_rate.",
+                PosteriorCollapseWarning,
+                stacklevel=6,
+            )
+
     # ------------------------------------------------------------------ inference
 
     @property
@@ -633,9 +767,12 @@ class VAEEstimator(
 
     def _checked(self, X) -> np.ndarray:
         """X, checked; a memory map as it is, since it is never read as a whole."""
+        X, image_shape = _as_rows(X)
         if not isinstance(X, np.memmap):
-            return self._check(X)
-        self._check(X, skip_check_array=True)
+            X = self._check(X)
+        else:
+            self._check(X, skip_check_array=True)
+        self._check_image_shape(image_shape)
         return X
 
     def _blocks(self, checked: np.ndarray) -> Iterator[np.ndarray]:
@@ -680,15 +817,25 @@ class VAEEstimator(
             In the units and the dtype of the training data.
         """
         fitted = self._fitted
+        return fitted.decode(self._check_codes(Z))
+
+    def _check_codes(self, Z) -> np.ndarray:
         Z = check_array(Z, dtype=np.float32, input_name="Z")
         if Z.shape[1] != self.model_.latent_dim:
             raise ValueError(
                 f"Z has {Z.shape[1]} columns, but latent_dim={self.model_.latent_dim} "
                 "are expected, as transform gives."
             )
-        return fitted.decode(Z)
+        return Z
 
-    def sample(self, n_samples=1, random_state=None, *, observation_noise="auto"):
+    def sample(
+        self,
+        n_samples=1,
+        random_state=None,
+        *,
+        observation_noise="auto",
+        prior="model",
+    ):
         """New rows from the model.
 
         Parameters
@@ -700,15 +847,23 @@ class VAEEstimator(
             True draws x from p(x|z), so that the rows have the spread of the data;
             False gives the mean of p(x|z). "auto" is True, but for grey values that
             were modelled by a Bernoulli: there the mean is what people expect.
+        prior : {"model", "mixture"} or density estimator, default="model"
+            Where z comes from. "model" is the model's p(z). "mixture" is scikit-learn's
+            GaussianMixture of ten components, fitted to codes of training rows, which
+            follows the aggregate posterior where that is far from p(z); another object
+            with ``fit`` and ``sample``, such as ``GaussianMixture(50)``, is cloned and
+            fitted likewise.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
             In the units and the dtype of the training data.
         """
-        check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r} must be an int of at least 1.")
+        return self._sample(n_samples, random_state, observation_noise, prior, None)
+
+    def _sample(self, n_samples, random_state, observation_noise, prior, condition):
+        fitted = self._fitted
+        _check_count("n_samples", n_samples, 1)
         if observation_noise not in ("auto", True, False):
             raise ValueError(
                 f"observation_noise={observation_noise!r} must be 'auto', True or "
@@ -717,16 +872,35 @@ class VAEEstimator(
         if random_state is None:
             random_state = np.random.SeedSequence().generate_state(1)[0]
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            parameters = {k: v.cpu() for k, v in self.model_.prior_parameters.items()}
-            z = self.prior_.draw(
-                n_samples, self.model_.latent_dim, generator, **parameters
-            )
+        if isinstance(prior, str) and prior == "model":
+            z = fitted.draw_latent(n_samples, torch.Generator().manual_seed(seed))
+        else:
+            z = self._sample_codes(n_samples, prior, seed)
         draws = self._draws if observation_noise == "auto" else observation_noise
         device = self.model_.device
         noise = torch.Generator(device).manual_seed(seed + 1) if draws else None
-        return self._fitted.decode(z.numpy(), noise)
+        return fitted.decode(z, noise, condition)
+
+    def _sample_codes(self, n_samples, prior, seed) -> np.ndarray:
+        """Codes from a density that is fitted to those of training rows."""
+        if isinstance(prior, str) and prior == "mixture":
+            density = GaussianMixture(min(10, len(self._codes)), reg_covar=1e-4)
+        elif hasattr(prior, "fit") and hasattr(prior, "sample"):
+            density = clone(prior)
+        else:
+            raise ValueError(
+                f"prior={prior!r} must be 'model', 'mixture' or a density estimator "
+                "with fit and sample, such as sklearn.mixture.GaussianMixture(50)."
+            )
+        random_state = np.random.RandomState(seed)
+        if "random_state" in density.get_params():
+            # Fitting and sampling both draw: one instance goes on from the other.
+            density.set_params(random_state=random_state)
+        # In float64: in float32 a covariance may lose its positive eigenvalues.
+        drawn = density.fit(self._codes.astype(np.float64)).sample(n_samples)
+        # Mixtures hand back the components, too, in whose order the rows are.
+        z = drawn[0] if isinstance(drawn, tuple) else drawn
+        return random_state.permutation(np.asarray(z, dtype=np.float32))
 
     def reconstruct(self, X):
         """X encoded and decoded again: ``inverse_transform(transform(X))``.
@@ -739,12 +913,21 @@ class VAEEstimator(
         -------
         X : ndarray of shape (n_samples, n_features)
         """
+        return self._reconstruct(X, None)
+
+    def _reconstruct(self, X, y):
         fitted = self._fitted
         X = self._checked(X)
-        reconstructed = (
-            fitted.decode(fitted.encode(block)) for block in self._blocks(X)
-        )
-        return _join(reconstructed, len(X))
+        condition = self._check_condition(y, X, reset=False)
+
+        def reconstructed():
+            start = 0
+            for block in self._blocks(X):
+                given = _rows_of(condition, start, len(block))
+                yield fitted.decode(fitted.encode(block), condition=given)
+                start += len(block)
+
+        return _join(reconstructed(), len(X))
 
     def interpolate(self, a, b, n_steps=10):
         """Decode the straight line between the codes of two rows.
@@ -760,9 +943,11 @@ class VAEEstimator(
         -------
         X : ndarray of shape (n_steps, n_features) or (n_pairs, n_steps, n_features)
         """
+        return self._interpolate(a, b, n_steps, None)
+
+    def _interpolate(self, a, b, n_steps, condition):
         fitted = self._fitted
-        if not isinstance(n_steps, Integral) or n_steps < 2:
-            raise ValueError(f"n_steps={n_steps!r} must be an int of at least 2.")
+        _check_count("n_steps", n_steps, 2)
         a, b = np.asarray(a), np.asarray(b)
         expected = (self.n_features_in_,)
         if a.shape != b.shape or a.shape[-1:] != expected or a.ndim > 2:
@@ -774,21 +959,26 @@ class VAEEstimator(
         stop = fitted.encode(check_array(np.atleast_2d(b), input_name="b"))
         steps = np.linspace(0, 1, n_steps, dtype=np.float32)[:, None]
         lines = start[:, None] * (1 - steps) + stop[:, None] * steps
-        X = fitted.decode(lines.reshape(-1, lines.shape[-1]))
+        if condition is not None:
+            condition = np.repeat(condition, n_steps, axis=0)
+        X = fitted.decode(lines.reshape(-1, lines.shape[-1]), condition=condition)
         return X.reshape(*a.shape[:-1], n_steps, self.n_features_in_)
 
     # ------------------------------------------------------------------ likelihood
 
-    def _by_blocks(self, X, function) -> tuple[np.ndarray, ...]:
-        """Apply a function of rows within the support to blocks of X, and join.
+    def _by_blocks(self, X, y, function) -> tuple[np.ndarray, ...]:
+        """Apply a function of rows and conditions to blocks of X, and join.
 
         A value outside the support counts as the nearest within.
         """
-        likelihood, moved, parts = self.likelihood_, False, []
-        for block in self._blocks(self._checked(X)):
+        likelihood, moved, parts, start = self.likelihood_, False, [], 0
+        X = self._checked(X)
+        condition = self._check_condition(y, X, reset=False)
+        for block in self._blocks(X):
             if not likelihood.in_support(block).all():
                 block, moved = likelihood.nearest_in_support(block), True
-            parts.append(function(block))
+            parts.append(function(block, _rows_of(condition, start, len(block))))
+            start += len(block)
         if moved:
             warnings.warn(
                 f"X has values outside the support {likelihood.support} of "
@@ -816,7 +1006,10 @@ class VAEEstimator(
             In nats per row, in the units of X. Values of different likelihoods, or of
             grey and binarised data, are not comparable.
         """
-        reconstruction, kl = self._by_blocks(X, self._fitted.elbo_parts)
+        return self._score_samples(X, None)
+
+    def _score_samples(self, X, y):
+        reconstruction, kl = self._by_blocks(X, y, self._fitted.elbo_parts)
         return -(reconstruction + kl)
 
     def score(self, X, y=None, *, sample_weight=None):
@@ -833,8 +1026,7 @@ class VAEEstimator(
         elbo : float
             The weighted mean of :meth:`score_samples`.
         """
-        reconstruction, kl = self._by_blocks(X, self._fitted.elbo_parts)
-        elbo = -(reconstruction + kl).astype(np.float64)
+        elbo = self._score_samples(X, y).astype(np.float64)
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, elbo[:, None])
         return float(np.average(elbo, weights=sample_weight))
@@ -863,17 +1055,17 @@ class VAEEstimator(
         ----------
         Burda, Grosse and Salakhutdinov (2016), "Importance Weighted Autoencoders".
         """
+        return self._log_likelihood(X, None, n_importance_samples)
+
+    def _log_likelihood(self, X, y, n_importance_samples):
         fitted = self._fitted
-        if not isinstance(n_importance_samples, Integral) or n_importance_samples < 1:
-            raise ValueError(
-                f"n_importance_samples={n_importance_samples!r} must be an int of at "
-                "least 1."
-            )
+        _check_count("n_importance_samples", n_importance_samples, 1)
 
-        def estimate(block):
-            return (fitted.log_likelihood(block, int(n_importance_samples)),)
+        def estimate(block, condition):
+            rows = fitted.log_likelihood(block, int(n_importance_samples), condition)
+            return (rows,)
 
-        (rows,) = self._by_blocks(X, estimate)
+        (rows,) = self._by_blocks(X, y, estimate)
         return rows
 
     # ------------------------------------------------------------------ the rest
@@ -910,8 +1102,8 @@ class VAEEstimator(
         super().__setstate__(state)
         if weights is None:
             return
-        mean = np.zeros(len(self.units_.scale), dtype=np.float32)
-        model = _build(self.__dict__, mean, torch.Generator())
+        anywhere = np.zeros(len(self.units_.scale), dtype=np.float32)
+        model = _build(self.__dict__, anywhere, anywhere, torch.Generator())
         model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
         try:
             device = resolve_device(self.device)
@@ -931,26 +1123,54 @@ _LEARNED = (
     "_records",
     "_architecture",
     "_draws",
+    "_image_shape",
 )
 
 
 def _build(
-    fitted: dict[str, Any], mean: np.ndarray, generator: torch.Generator
+    fitted: dict[str, Any],
+    mean: np.ndarray,
+    spread: np.ndarray,
+    generator: torch.Generator,
 ) -> Model:
-    units = fitted["units_"]
-    latent_dim, hidden_dim = fitted["_architecture"]
+    units, architecture = fitted["units_"], fitted["_architecture"]
     return Model(
         fitted["network_"],
         fitted["likelihood_"],
         fitted["prior_"],
         fitted["objective_"],
         n_features=len(units.scale),
-        latent_dim=latent_dim,
-        hidden_dim=hidden_dim,
+        **asdict(architecture),
         unit=torch.tensor(units.scale, dtype=torch.float32),
         mean=torch.tensor(mean, dtype=torch.float32),
+        spread=torch.tensor(spread, dtype=torch.float32),
         generator=generator,
     )
+
+
+def _as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Images (N, channels, height, width) as rows, and their shape, if X holds any."""
+    shape: tuple[int, ...] = getattr(X, "shape", ())
+    if len(shape) != 4:
+        return X, None
+    if shape[1] not in (1, 3):
+        raise ValueError(
+            f"X of shape {tuple(shape)} has {shape[1]} channels; expected (n_samples, "
+            "channels, height, width) with 1 or 3. Channels that come last are moved "
+            "by np.moveaxis(X, -1, 1)."
+        )
+    if not isinstance(X, np.ndarray):
+        X = np.asarray(X)
+    return X.reshape(len(X), -1), tuple(int(side) for side in shape[1:])
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be an int of at least {least}.")
+
+
+def _rows_of(array: np.ndarray | None, start: int, n_rows: int) -> np.ndarray | None:
+    return None if array is None else array[start : start + n_rows]
 
 
 def _positive(weights: np.ndarray | None) -> np.ndarray | None:

@@ -7,14 +7,25 @@ give the same numbers; a test holds that.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .model import Model
+from .model import Batch, Model
 from .networks import MAX_LOG_VARIANCE, MLPModule
-from .objectives import ELBO, Terms
+from .objectives import ELBO
 from .priors import StandardNormal
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a step came to, by row, in nats: (N,), and the posterior means (N, L)."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    mean: Tensor
 
 
 class AutogradStep:
@@ -32,21 +43,23 @@ class AutogradStep:
         self.parameters = list(model.parameters())
         self.gradients = gradients
 
-    def __call__(
-        self, x: Tensor, noise: Tensor, row_weights: Tensor | None
-    ) -> tuple[Tensor, Terms]:
-        """Write the gradient of the weighted sum of losses; return losses and terms."""
+    def __call__(self, batch: Batch) -> Rows:
+        """Write the gradient of the weighted sum of the losses of the rows."""
         with torch.enable_grad():
-            terms = self.model.training_terms(x, noise)
-            loss = self.model.objective.loss(terms)
-            total = loss.sum() if row_weights is None else loss @ row_weights
+            loss, terms = self.model.loss(batch)
+            total = loss.sum() if batch.weights is None else loss @ batch.weights
         values = torch.autograd.grad(total, self.parameters, allow_unused=True)
         for gradient, value in zip(self.gradients, values, strict=True):
             if value is None:
                 gradient.zero_()
             else:
                 gradient.copy_(value)
-        return loss.detach(), terms
+        return Rows(
+            loss.detach(),
+            terms.reconstruction.detach(),
+            terms.divergence.detach(),
+            terms.mean.detach(),
+        )
 
 
 class ExplicitStep:
@@ -55,7 +68,7 @@ class ExplicitStep:
     def __init__(self, model: Model, gradients: Sequence[Tensor]):
         assert isinstance(model.objective, ELBO)
         self.model = model
-        self.beta = model.objective.beta
+        self.objective = model.objective
         # Looked up once: a step is short enough to notice.
         self.dtype = model.dtype
         self.arguments = model.likelihood_arguments()
@@ -72,27 +85,35 @@ class ExplicitStep:
 
     @staticmethod
     def applies_to(model: Model) -> bool:
+        network, objective = model.network, model.objective
         return (
-            type(model.network) is MLPModule
-            and type(model.objective) is ELBO
+            type(network) is MLPModule
+            and not network.dropout
+            and _Layers.understands(network.encoder)
+            and _Layers.understands(network.decoder)
+            and type(objective) is ELBO
+            and objective.is_weighted_sum
             and type(model.prior) is StandardNormal
         )
 
     @torch.no_grad()
-    def __call__(
-        self, x: Tensor, noise: Tensor, row_weights: Tensor | None
-    ) -> tuple[Tensor, Terms]:
-        model, dtype = self.model, self.dtype
-        encoded = self.encoder.forward(x.to(dtype)).float()
+    def __call__(self, batch: Batch) -> Rows:
+        model, dtype, row_weights = self.model, self.dtype, batch.weights
+        seen = model.likelihood.network_input(batch.x)
+        encoded = self.encoder.forward(seen.to(dtype)).float()
         mean, log_variance = encoded.chunk(2, dim=-1)
+        width = mean.shape[1]
         bounded = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
-        deviation = torch.exp(0.5 * bounded).mul_(noise[0])
-        raw = self.decoder.forward((mean + deviation).to(dtype))
+        deviation = torch.exp(0.5 * bounded).mul_(batch.noise[0])
+        z = mean + deviation
+        if batch.condition is not None:
+            z = torch.cat([z, batch.condition], dim=-1)
+        raw = self.decoder.forward(z.to(dtype))
         # The closed form of StandardNormal.kl, of which expm1 is half a gradient too.
         expm1 = torch.expm1(bounded)
         kl = (mean.square() + expm1).sub_(bounded).sum(-1).mul_(0.5)
         reconstruction, slope, learned = model.likelihood.reconstruction_and_gradient(
-            x,
+            batch.x,
             raw.unflatten(-1, (-1, self.n_outputs)),
             row_weights,
             **self.arguments,
@@ -100,17 +121,17 @@ class ExplicitStep:
 
         for name, gradient in learned.items():
             self.likelihood_gradients[name].copy_(gradient)
-        slope = self.decoder.backward(slope.flatten(-2)).float()
+        slope = self.decoder.backward(slope.flatten(-2))[:, :width].float()
         # d kl / d mean = mean, d kl / d log_variance = expm1 / 2
         slopes = torch.cat([mean, expm1.mul_(0.5)], dim=-1)
         if row_weights is not None:
             slopes.mul_(row_weights.unsqueeze(-1))
         by_noise = deviation.mul_(0.5).mul_(slope)
-        slopes = torch.cat([slope, by_noise], dim=-1).add_(slopes, alpha=self.beta)
-        slopes[:, mean.shape[1] :].mul_(log_variance == bounded)
+        weight = self.objective.kl_weight(batch.progress)
+        slopes = torch.cat([slope, by_noise], dim=-1).add_(slopes, alpha=weight)
+        slopes[:, width:].mul_(log_variance == bounded)
         self.encoder.backward(slopes.to(dtype), need_input=False)
-        terms = Terms(log_likelihood=-reconstruction.unsqueeze(0), mean=mean, kl=kl)
-        return reconstruction + self.beta * kl, terms
+        return Rows(reconstruction + weight * kl, reconstruction, kl, mean)
 
 
 class _Layers:
@@ -125,6 +146,19 @@ class _Layers:
         # With a single linear layer there is no activation to ask for.
         self.tanh = any(isinstance(layer, nn.Tanh) for layer in layers)
         self.inputs: list[Tensor] = []
+
+    @staticmethod
+    def understands(layers: nn.Module) -> bool:
+        """Linear layers with nothing but ReLU, or nothing but tanh, in between."""
+        if not isinstance(layers, nn.Sequential):
+            return False
+        kinds = [type(layer) for layer in layers]
+        return (
+            len(kinds) % 2 == 1
+            and all(kind is nn.Linear for kind in kinds[::2])
+            and all(layer.bias is not None for layer in layers[::2])
+            and set(kinds[1::2]) in (set(), {nn.ReLU}, {nn.Tanh})
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         self.inputs = [x]

@@ -49,57 +49,94 @@ class FittedModel:
         return self.model.infer(x, noise).mean.cpu().numpy()
 
     @torch.no_grad()
+    def draw_codes(self, X: np.ndarray) -> np.ndarray:
+        """One draw from q(z|x) of each row, float32: (N, D) to (N, L)."""
+        codes = []
+        for x, hashes, _ in self._blocks_with_hashes(X, 1, None):
+            noise = self._tensor(row_noise(hashes, 1, self.model.n_noise))
+            codes.append(self.model.infer(x, noise).z[0].cpu().numpy())
+        return np.concatenate(codes)
+
+    @torch.no_grad()
+    def draw_latent(self, n_samples: int, generator: torch.Generator) -> np.ndarray:
+        """Draws from p(z), float32: (n_samples, L). The generator is on the CPU."""
+        noise = torch.randn(
+            (n_samples, self.model.n_prior_noise),
+            generator=generator,
+            dtype=torch.float32,
+        )
+        return self.model.draw_latent(noise.to(self.model.device)).cpu().numpy()
+
+    @torch.no_grad()
     def decode(
-        self, Z: np.ndarray, generator: torch.Generator | None = None
+        self,
+        Z: np.ndarray,
+        generator: torch.Generator | None = None,
+        condition: np.ndarray | None = None,
     ) -> np.ndarray:
         """Means of p(x|z), or draws from it where there is a generator."""
         X = np.empty((len(Z), len(self.units.scale)), dtype=self.dtype)
         step = self.block_rows()
         for start in range(0, len(Z), step):
-            z = self._tensor(Z[start : start + step])
+            rows = slice(start, start + step)
+            z, given = self._tensor(Z[rows]), self._condition(condition, rows)
             x = (
-                self.model.mean(z)
+                self.model.mean(z, given)
                 if generator is None
-                else self.model.draw(z, generator)
+                else self.model.draw(z, generator, given)
             )
-            X[start : start + step] = self.units.restore(x.cpu().numpy())
+            X[rows] = self.units.restore(x.cpu().numpy())
         return X
 
+    def _condition(self, condition: np.ndarray | None, rows: slice) -> Tensor | None:
+        return None if condition is None else self._tensor(condition[rows])
+
     @torch.no_grad()
-    def elbo_parts(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def elbo_parts(
+        self, X: np.ndarray, condition: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reconstruction (-log p(x|z)) and KL of each row, in nats, float32.
 
         Minus their sum is the evidence lower bound.
         """
         reconstruction, kl = [], []
-        for x, hashes in self._blocks_with_hashes(X, ELBO_DRAWS):
+        for x, hashes, given in self._blocks_with_hashes(X, ELBO_DRAWS, condition):
             noise = self._tensor(row_noise(hashes, ELBO_DRAWS, self.model.n_noise))
-            terms = self.model.terms(x, noise, analytic_kl=True)
+            terms = self.model.terms(x, noise, given, analytic_kl=True)
             reconstruction.append(terms.reconstruction.cpu().numpy())
             kl.append(terms.divergence.cpu().numpy())
         in_units = np.concatenate(reconstruction) + self.units.log_scale
         return in_units.astype(np.float32), np.concatenate(kl)
 
     @torch.no_grad()
-    def log_likelihood(self, X: np.ndarray, n_importance_samples: int) -> np.ndarray:
+    def log_likelihood(
+        self,
+        X: np.ndarray,
+        n_importance_samples: int,
+        condition: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Importance-weighted estimates of log p(x), in nats per row, float32."""
         draws = min(n_importance_samples, IMPORTANCE_BLOCK)
         rows = []
-        for x, hashes in self._blocks_with_hashes(X, draws):
+        for x, hashes, given in self._blocks_with_hashes(X, draws, condition):
             total = torch.full((len(x),), -torch.inf, device=x.device)
             for first in range(0, n_importance_samples, draws):
                 n_draws = min(draws, n_importance_samples - first)
                 noise = row_noise(hashes, n_draws, self.model.n_noise, first=first)
-                terms = self.model.terms(x, self._tensor(noise), analytic_kl=False)
+                terms = self.model.terms(
+                    x, self._tensor(noise), given, analytic_kl=False
+                )
                 total = torch.logaddexp(total, terms.log_weights.logsumexp(0))
             rows.append(total.cpu().numpy())
         constant = np.log(n_importance_samples) + self.units.log_scale
         return (np.concatenate(rows) - constant).astype(np.float32)
 
     def _blocks_with_hashes(
-        self, X: np.ndarray, draws: int
-    ) -> Iterator[tuple[Tensor, np.ndarray]]:
+        self, X: np.ndarray, draws: int, condition: np.ndarray | None
+    ) -> Iterator[tuple[Tensor, np.ndarray, Tensor | None]]:
         step = self.block_rows(draws)
         for start in range(0, len(X), step):
-            block = self.units.standardize(X[start : start + step])
-            yield self._tensor(block), hash_rows(block)
+            rows = slice(start, start + step)
+            block = self.units.standardize(X[rows])
+            given = self._condition(condition, rows)
+            yield self._tensor(block), hash_rows(block), given

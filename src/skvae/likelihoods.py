@@ -71,6 +71,10 @@ class Likelihood(Spec):
         """
         return {}
 
+    def network_input(self, x: Tensor) -> Tensor:
+        """What the encoder sees of x, (N, D) to (N, D)."""
+        return x
+
     def output_bias(self, mean: Tensor) -> Tensor:
         """Where the decoder's raw output starts, (D,) to (D, n_outputs)."""
         return mean.new_zeros(len(mean), self.n_outputs)

@@ -37,5 +37,5 @@ def elbo_parts(estimator: Any, X: Any) -> dict[str, np.ndarray]:
     array([ True,  True,  True,  True,  True])
     """
     vae, X = unwrap(estimator, X)
-    reconstruction, kl = vae._by_blocks(X, vae._fitted.elbo_parts)
+    reconstruction, kl = vae._by_blocks(X, None, vae._fitted.elbo_parts)
     return {"reconstruction": reconstruction, "kl": kl, "total": reconstruction + kl}

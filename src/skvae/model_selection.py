@@ -6,15 +6,15 @@ from ._compat import EstimatorScorer
 from .estimator import unwrap
 
 
-def _neg_elbo(estimator, X, *, sample_weight=None):
+def _neg_elbo(estimator, X, y=None, *, sample_weight=None):
     if sample_weight is None:
-        return estimator.score(X)
-    return estimator.score(X, sample_weight=sample_weight)
+        return estimator.score(X, y)
+    return estimator.score(X, y, sample_weight=sample_weight)
 
 
-def _log_likelihood(estimator, X, *, sample_weight=None, n_importance_samples):
+def _log_likelihood(estimator, X, y=None, *, sample_weight=None, n_importance_samples):
     vae, X = unwrap(estimator, X)
-    rows = vae.log_likelihood(X, n_importance_samples)
+    rows = vae._log_likelihood(X, y, n_importance_samples)
     return float(np.average(rows.astype(np.float64), weights=sample_weight))
 
 

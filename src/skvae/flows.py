@@ -1,0 +1,62 @@
+"""Normalizing flows, by zuko: the extra ``flows``."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SplineFlow(nn.Module):
+    """Autoregressive rational-quadratic splines: an invertible map of (..., L).
+
+    Parameters
+    ----------
+    n_features : int
+        L.
+    n_context : int
+        Width of what the map may depend on, 0 for nothing.
+    n_transforms, hidden_dim : int
+        Transforms in a row, and the width of the two hidden layers of each.
+    seed : int
+        Of the initial weights.
+
+    References
+    ----------
+    Durkan et al. (2019), "Neural spline flows".
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        n_context: int = 0,
+        n_transforms: int,
+        hidden_dim: int,
+        seed: int,
+    ):
+        try:
+            import zuko
+        except ImportError as error:
+            raise ImportError(
+                "Flows need zuko; install it with: pip install 'skvae[flows]'"
+            ) from error
+        super().__init__()
+        # zuko draws its initial weights from torch's global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            flow = zuko.flows.NSF(
+                n_features,
+                n_context,
+                transforms=n_transforms,
+                hidden_features=(hidden_dim, hidden_dim),
+            )
+        self.transform: Any = flow.transform.float()
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """f(x) and log|det df/dx|; with ``inverse`` those of the inverse of f."""
+        transform = self.transform(context)
+        if inverse:
+            transform = transform.inv
+        return transform.call_and_ladj(x)
