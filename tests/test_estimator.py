@@ -33,7 +33,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvae.engine
 import skvae.inference
-from skvae import (
+from skvae import ConditionalVAEEstimator, (
     ELBO,
     MLP,
     Bernoulli,
@@ -238,7 +238,7 @@ def one_latent(request, _digits):
 
 
 @parametrize_with_checks(
-    [tiny(batch_size=20)],
+    [tiny(batch_size=20), ConditionalVAEEstimator(**tiny(batch_size=20).get_params())],
     expected_failed_checks=lambda estimator: {
         "check_sample_weight_equivalence_on_dense_data": (
             "in mini-batches a row of weight 2 is not a row given twice"

@@ -22,6 +22,7 @@ FLOORS = [
     {"engine"},
     {"progress", "inference"},
     {"estimator"},
+    {"conditional"},
     {"model_selection", "metrics", "plotting", "datasets"},
     {"demo"},
     {"cli"},

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 # `import skvae` costs milliseconds and not the import of torch.
 _PUBLIC = {
     "VAEEstimator": "estimator",
+    "ConditionalVAEEstimator": "conditional",
     "MLP": "networks",
     "Bernoulli": "likelihoods",
     "ContinuousBernoulli": "likelihoods",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from . import metrics as metrics
     from . import model_selection as model_selection
     from . import plotting as plotting
+    from .conditional import ConditionalVAEEstimator as ConditionalVAEEstimator
     from .estimator import PosteriorCollapseWarning as PosteriorCollapseWarning
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli

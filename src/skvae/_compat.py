@@ -11,6 +11,7 @@ from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as num_samples
 from torch import Tensor
 from torch.optim.adam import adam
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_sample_weight",
     "cpu_has_bfloat16",
     "fit_context",
+    "num_samples",
     "release_pages",
     "safe_indexing",
 ]
