@@ -33,10 +33,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvae.engine
 import skvae.inference
-from skvae import ConditionalVAEEstimator, (
+from skvae import (
     ELBO,
     MLP,
     Bernoulli,
+    ConditionalVAEEstimator,
     Gaussian,
     StandardNormal,
     VAEEstimator,
