@@ -13,8 +13,15 @@ _PUBLIC = {
     "VAEEstimator": "estimator",
     "MLP": "networks",
     "Bernoulli": "likelihoods",
+    "Beta": "likelihoods",
+    "Categorical": "likelihoods",
     "ContinuousBernoulli": "likelihoods",
+    "DiscretizedLogisticMixture": "likelihoods",
     "Gaussian": "likelihoods",
+    "Mixed": "likelihoods",
+    "NegativeBinomial": "likelihoods",
+    "Poisson": "likelihoods",
+    "StudentT": "likelihoods",
     "StandardNormal": "priors",
     "ELBO": "objectives",
     "neg_elbo_scorer": "model_selection",
@@ -31,8 +38,15 @@ if TYPE_CHECKING:
     from . import plotting as plotting
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli
+    from .likelihoods import Beta as Beta
+    from .likelihoods import Categorical as Categorical
     from .likelihoods import ContinuousBernoulli as ContinuousBernoulli
+    from .likelihoods import DiscretizedLogisticMixture as DiscretizedLogisticMixture
     from .likelihoods import Gaussian as Gaussian
+    from .likelihoods import Mixed as Mixed
+    from .likelihoods import NegativeBinomial as NegativeBinomial
+    from .likelihoods import Poisson as Poisson
+    from .likelihoods import StudentT as StudentT
     from .model_selection import log_likelihood_scorer as log_likelihood_scorer
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP

@@ -24,6 +24,7 @@ __all__ = [
     "fit_context",
     "release_pages",
     "safe_indexing",
+    "standard_gamma",
 ]
 
 
@@ -72,6 +73,11 @@ def adam_step(
         torch._fused_adam_(*tensors, **options)
     else:
         adam(*tensors, **options)
+
+
+def standard_gamma(concentration: Tensor, generator: torch.Generator) -> Tensor:
+    """Gamma(concentration, 1) variables; torch.distributions takes no generator."""
+    return torch._standard_gamma(concentration, generator=generator)
 
 
 def release_pages(X: np.memmap) -> None:

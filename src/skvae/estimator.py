@@ -499,7 +499,7 @@ class VAEEstimator(
             precision=resolve_precision(
                 self.precision,
                 model.device,
-                real_valued=model.likelihood.real_valued,
+                exact=not model.likelihood.tolerates_rounding,
                 n_weights=sum(p.numel() for p in model.parameters()),
             ),
             generator=torch.Generator().manual_seed(int(seed[0])),
