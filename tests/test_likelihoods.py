@@ -1,3 +1,4 @@
+import itertools
 from typing import NamedTuple
 
 import numpy as np

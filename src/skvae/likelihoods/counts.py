@@ -50,12 +50,11 @@ class _Counts(Likelihood):
         return torch.exp(log_rate.clamp(-MAX_LOG_RATE, MAX_LOG_RATE))
 
 
-def _log_of_power_over_factorial(x: Tensor, mean: Tensor) -> Tensor:
-    """log(mean^x exp(-x) / x!), the part that the count families share."""
+def _log_factorial_excess(x: Tensor) -> Tensor:
+    """log(x!) - x log(x) + x of counts."""
     counted = x.clamp(min=1)
-    log_factorial = 0.5 * torch.log(2 * math.pi * counted) + stirling_error(counted)
-    ratio = weighted_log_ratio(x, mean, mean - x)
-    return ratio - torch.where(x < 0.5, torch.zeros_like(x), log_factorial)
+    excess = 0.5 * torch.log(2 * math.pi * counted) + stirling_error(counted)
+    return torch.where(x < 0.5, torch.zeros_like(x), excess)
 
 
 class Poisson(_Counts):
@@ -80,7 +79,8 @@ class Poisson(_Counts):
 
     def log_prob(self, x, raw, **parameters):
         rate = self.mean(raw)
-        return (_log_of_power_over_factorial(x, rate) + (x - rate)).sum(-1)
+        ratio = weighted_log_ratio(x, rate, rate - x)
+        return (ratio + (x - rate) - _log_factorial_excess(x)).sum(-1)
 
     def draw(self, raw, generator, **parameters):
         return torch.poisson(self.mean(raw), generator=generator).to(raw.dtype)
@@ -148,9 +148,17 @@ class NegativeBinomial(_Counts):
     def log_prob(self, x, raw, **parameters):
         mean = self.mean(raw)
         r = self._inverse_dispersion(raw, **parameters)
+        # Of the quotients m (x + r) / (x (m + r)) and (m + r) / (x + r), both near 1.
+        counted = weighted_log_ratio(
+            x, mean * ((x + r) / (mean + r)), (mean - x) * (r / (mean + r))
+        )
+        rest = weighted_log_ratio(
+            r, r * ((mean + r) / (x + r)), (mean - x) * (r / (x + r))
+        )
         return (
-            _log_of_power_over_factorial(x, mean)
-            - weighted_log_ratio(x + r, mean + r, mean - x)
+            counted
+            - rest
+            - _log_factorial_excess(x)
             - 0.5 * torch.log1p(x / r)
             + stirling_error(x + r)
             - stirling_error(r)

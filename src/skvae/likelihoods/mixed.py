@@ -92,13 +92,13 @@ class Mixed(Likelihood):
             family, columns = pair
             if isinstance(family, Likelihood):
                 family._validate_params()
-            elif family not in LIKELIHOODS:
+            elif not isinstance(family, str) or family not in LIKELIHOODS:
                 raise ValueError(
                     f"families has the likelihood {family!r}; expected one of "
                     f"{sorted(LIKELIHOODS)} or a Likelihood object."
                 )
             by_count.add(isinstance(columns, Integral))
-            indices = [columns] if isinstance(columns, Integral) else list(columns)
+            indices = list(columns) if np.iterable(columns) else [columns]
             if not indices or not all(
                 isinstance(i, Integral) and not isinstance(i, bool | np.bool_)
                 for i in indices
