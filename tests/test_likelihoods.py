@@ -465,6 +465,17 @@ def test_student_t_fixes_its_parameters():
     assert ours.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("learned", [-200.0, 200.0])
+def test_student_t_bounds_its_degrees_of_freedom(learned):
+    x, parameter = torch.ones(1, 1), torch.tensor([learned], requires_grad=True)
+    student = StudentT("learned", scale=1.0)
+    parameters = {"log_degrees_of_freedom": parameter, "log_scale": torch.zeros(1)}
+    log_prob = student.log_prob(x, torch.zeros(1, 1, 1), **parameters)
+    log_prob.sum().backward()
+    assert torch.isfinite(log_prob).all()
+    assert torch.isfinite(parameter.grad).all()
+
+
 @pytest.mark.parametrize("df", [0.5, 1.0, 4.0, 1e5])
 def test_student_t_draws_follow_the_density(df):
     student = StudentT(df, scale=2.0)
@@ -485,6 +496,13 @@ def test_beta_is_scipys(logit, log_precision):
     x = np.clip(x, 1e-12, 1 - 1e-7)[:, None]
     assert_log_prob(Beta(), x, outputs, reference.logpdf(x), rtol=1e-7)
     assert Beta().mean(outputs)[0].item() == pytest.approx(mean)
+
+
+def test_beta_of_what_float32_takes_for_an_end():
+    X = np.array([[1e-60, 1 - 1e-12]])
+    assert Beta().in_support(X).all()
+    x = torch.tensor(X, dtype=torch.float32)
+    assert torch.isfinite(Beta().log_prob(x, torch.zeros(1, 2, 2))).all()
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.02, 0.05), (0.5, 3.0), (30.0, 70.0)])
@@ -795,7 +813,7 @@ def test_mixed_is_its_families_each_on_its_columns():
 
 
 def test_mixed_constants_are_in_the_units_of_their_columns():
-    mixed = Mixed((("poisson", [1]), (Gaussian(scale=2.0), [0, 2])))
+    mixed = Mixed((("poisson", [1]), (Gaussian(scale=2.0), [2, 0])))
     fixed = mixed.constants(torch.tensor([4.0, 1.0, 0.5]))
     expected = {"group1_log_scale": torch.tensor([0.5, 4.0]).log()}
     torch.testing.assert_close(fixed, expected)
