@@ -14,8 +14,15 @@ _PUBLIC = {
     "ConditionalVAEEstimator": "conditional",
     "MLP": "networks",
     "Bernoulli": "likelihoods",
+    "Beta": "likelihoods",
+    "Categorical": "likelihoods",
     "ContinuousBernoulli": "likelihoods",
+    "DiscretizedLogisticMixture": "likelihoods",
     "Gaussian": "likelihoods",
+    "Mixed": "likelihoods",
+    "NegativeBinomial": "likelihoods",
+    "Poisson": "likelihoods",
+    "StudentT": "likelihoods",
     "StandardNormal": "priors",
     "ELBO": "objectives",
     "ConvNet": "networks",
@@ -51,9 +58,16 @@ if TYPE_CHECKING:
     from .estimator import PosteriorCollapseWarning as PosteriorCollapseWarning
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli
+    from .likelihoods import Beta as Beta
+    from .likelihoods import Categorical as Categorical
     from .likelihoods import ContinuousBernoulli as ContinuousBernoulli
+    from .likelihoods import DiscretizedLogisticMixture as DiscretizedLogisticMixture
     from .likelihoods import Gaussian as Gaussian
     from .likelihoods import Likelihood as Likelihood
+    from .likelihoods import Mixed as Mixed
+    from .likelihoods import NegativeBinomial as NegativeBinomial
+    from .likelihoods import Poisson as Poisson
+    from .likelihoods import StudentT as StudentT
     from .model_selection import log_likelihood_scorer as log_likelihood_scorer
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP

@@ -26,6 +26,7 @@ __all__ = [
     "num_samples",
     "release_pages",
     "safe_indexing",
+    "standard_gamma",
 ]
 
 
@@ -74,6 +75,11 @@ def adam_step(
         torch._fused_adam_(*tensors, **options)
     else:
         adam(*tensors, **options)
+
+
+def standard_gamma(concentration: Tensor, generator: torch.Generator) -> Tensor:
+    """Gamma(concentration, 1) variables; torch.distributions takes no generator."""
+    return torch._standard_gamma(concentration, generator=generator)
 
 
 def release_pages(X: np.memmap) -> None:

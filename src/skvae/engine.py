@@ -191,10 +191,10 @@ class Trainer:
     ) -> Data:
         """Rows to train on, in the dtype that is fastest without loss.
 
-        Bounded data may be as coarse as the products; a residual must not be.
+        Grey values may be as coarse as the products; a residual must not be.
         """
-        exact = self.model.likelihood.real_valued
-        dtype = torch.float32 if exact else self.precision
+        rounded = self.model.likelihood.tolerates_rounding
+        dtype = self.precision if rounded else torch.float32
         data = Data.from_rows(rows, weights, self.model.device, dtype, condition)
         if data.weights is None:
             return data

@@ -128,10 +128,13 @@ class Model(nn.Module):
             image_shape=image_shape,
             generator=generator,
         )
+        # Where the data lie as the encoder sees them.
+        seen = likelihood.network_input(mean)
+        around = (likelihood.network_input(mean + spread) - seen).abs()
         self.likelihood_parameters = _parameters(likelihood.parameters(n_features))
         self.prior_parameters = _parameters(
             prior.parameters(
-                latent_dim=self.top_dim, mean=mean, spread=spread, generator=generator
+                latent_dim=self.top_dim, mean=seen, spread=around, generator=generator
             )
         )
         constants = likelihood.constants(unit)
