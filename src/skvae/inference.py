@@ -72,8 +72,9 @@ class FittedModel:
             log_prior = self.model.prior.log_prob(
                 posterior.z, **self.model.prior_arguments()
             )
-            mean, log_variance = posterior.gaussian()
-            block = mean, log_variance, posterior.z.transpose(0, 1), log_prior.t()
+            gaussian = posterior.gaussian()
+            assert gaussian is not None
+            block = *gaussian, posterior.z.transpose(0, 1), log_prior.t()
             parts.append([tensor.cpu().numpy() for tensor in block])
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
