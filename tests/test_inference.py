@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 from skvae import inference
 from skvae.inference import FittedModel
@@ -79,3 +81,28 @@ def test_log_likelihood_is_the_log_mean_weight(fitted):
         ).log_weights
     expected = weights.double().logsumexp(0) - np.log(130) - fitted.units.log_scale
     np.testing.assert_allclose(fitted.log_likelihood(ROWS, 130), expected, rtol=1e-5)
+
+
+def test_log_aggregate_is_the_log_mean_of_the_densities(fitted, monkeypatch):
+    rng = np.random.default_rng(0)
+    mean = rng.normal(scale=3, size=(40, 2)).astype(np.float32)
+    log_variance = rng.uniform(-15, 15, size=(40, 2)).astype(np.float32)
+    z = np.concatenate([mean[:20], rng.normal(scale=3, size=(20, 2))])
+    density = norm(mean.astype(float), np.exp(log_variance.astype(float) / 2))
+    expected = logsumexp(density.logpdf(z[:, None]).sum(-1), axis=1) - np.log(40)
+    whole = fitted.log_aggregate(z, mean, log_variance)
+    np.testing.assert_allclose(whole, expected, rtol=1e-7)
+    monkeypatch.setattr(inference, "BLOCK", 130)
+    np.testing.assert_allclose(fitted.log_aggregate(z, mean, log_variance), whole)
+
+
+def test_posterior_and_its_draws(fitted):
+    mean, log_variance, z, log_prior = fitted.draw_posterior(ROWS)
+    assert np.array_equal(mean, fitted.encode(ROWS))
+    noise = row_noise(
+        hash_rows(fitted.units.standardize(ROWS)), inference.ELBO_DRAWS, 2
+    )
+    expected = mean + np.exp(log_variance / 2) * noise
+    np.testing.assert_allclose(z, expected.swapaxes(0, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_prior, norm.logpdf(z).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(z[:, 0], fitted.draw_codes(ROWS), rtol=1e-5)
