@@ -836,7 +836,7 @@ class FlowMLP(Network):
             n_context=2 * n_latent,
             n_transforms=self.n_transforms,
             hidden_dim=self.flow_dim,
-            seed=int(torch.randint(2**31, (), generator=generator)),
+            seed=generator.initial_seed() % 2**31,
         )
         return FlowModule(mlp, flow)
 

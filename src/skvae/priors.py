@@ -254,7 +254,7 @@ class FlowPrior(Prior):
         )
 
     def parameters(self, *, latent_dim, mean, spread, generator):
-        seed = int(torch.randint(2**31, (), generator=generator))
+        seed = generator.initial_seed() % 2**31
         # A parameter's name may hold no dot.
         return {
             name.replace(".", "-"): value.detach()
