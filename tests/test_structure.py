@@ -20,9 +20,9 @@ FLOORS = [
     {"model"},
     {"gradients"},
     {"engine"},
-    {"progress", "inference"},
+    {"progress", "inference", "state"},
     {"estimator"},
-    {"model_selection", "metrics", "plotting", "datasets"},
+    {"model_selection", "metrics", "plotting", "datasets", "persistence"},
     {"demo"},
     {"cli"},
 ]

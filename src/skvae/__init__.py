@@ -19,6 +19,8 @@ _PUBLIC = {
     "ELBO": "objectives",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
+    "save": "persistence",
+    "load": "persistence",
 }
 _MODULES = ("datasets", "metrics", "model_selection", "plotting")
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP
     from .objectives import ELBO as ELBO
+    from .persistence import load as load
+    from .persistence import save as save
     from .priors import StandardNormal as StandardNormal
 
 

@@ -9,7 +9,11 @@ import torch
 from sklearn.base import _fit_context as fit_context
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import _safe_indexing as safe_indexing
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from torch import Tensor
 from torch.optim.adam import adam
@@ -24,6 +28,7 @@ __all__ = [
     "fit_context",
     "release_pages",
     "safe_indexing",
+    "validate_parameter_constraints",
 ]
 
 
