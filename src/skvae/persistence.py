@@ -60,7 +60,7 @@ DTYPES = {
     *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
     *("F16", "F32", "F64"),
 }
-DEVICE = re.compile(r"(auto|cpu|mps|(cuda|xpu)(:\d{1,3})?)")
+DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,2})?")
 # What scikit-learn keeps on an estimator that belongs to a training, not to a model.
 LEFT_OUT = ("_skl_callbacks", "_metadata_request")
 
@@ -229,7 +229,7 @@ class _Encoder:
         self._allow(cls, ESTIMATORS)
         state = dict(estimator.__getstate__())
         parameters = {k: state.pop(k) for k in cls._get_param_names()}
-        learned = {k: v for k, v in state.items() if k not in LEFT_OUT}
+        learned = {k: v for k, v in sorted(state.items()) if k not in LEFT_OUT}
         for name in learned:
             if name not in _constraints(cls):
                 raise TypeError(
@@ -613,7 +613,7 @@ class _Decoder:
             for part in (parameters, learned)
         )
         device = parameters.get("device", "auto")
-        if not DEVICE.fullmatch(str(device)):
+        if device != "auto" and not DEVICE.fullmatch(str(device)):
             raise ValueError(
                 f"the device {_some(device)} is not known; expected 'auto', 'cpu', "
                 "'cuda', 'xpu' or 'mps'."
