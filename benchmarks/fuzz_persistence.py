@@ -284,6 +284,7 @@ class Watch:
         self.slowest = max(self.slowest, time.perf_counter() - start)
 
     def fail(self, kind, content):
+        self.loading = False
         self.failures[kind] += 1
         if self.failures[kind] <= 3:
             name = hashlib.sha256(content).hexdigest()[:12]
@@ -313,6 +314,7 @@ def fuzz(n_files, engine, seed, folder):
     watch = Watch(folder)
     for content in contents:  # whatever loads late has loaded by then
         skvae.load(_written(watch.path, content))
+        repr(skvae.VAEEstimator(network=skvae.MLP()))  # scikit-learn's, in messages
     watch.limit_memory()
     if engine == "mutations":
         generator = random.Random(seed)

@@ -81,6 +81,24 @@ class Around(BaseEstimator):
         self.estimator = estimator
 
 
+class Scaled(MLP):
+    """A network of the user's with a weight that has no axes, and a buffer."""
+
+    def build(self, **arguments):
+        module = super().build(**arguments)
+        module.gain = torch.nn.Parameter(torch.ones(()))
+        module.register_buffer("steps", torch.arange(3))
+        return module
+
+
+class Unready(MLP):
+    """A network of the user's that cannot be built without data."""
+
+    def build(self, **arguments):
+        assert arguments["output_bias"].sum().item() < 1e9
+        return super().build(**arguments)
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "vae.safetensors"
@@ -237,6 +255,51 @@ def test_classes_of_the_user(digits, path):
     assert twin.labels_.dtype == "<U3"
     assert list(twin.labels_) == ["a", "bcd"]
     np.testing.assert_array_equal(twin.transform(X), model.transform(X))
+
+
+def test_weights_of_any_shape(digits, path):
+    model = tiny(network=Scaled(), epochs=1).fit(digits[:50])
+    model.model_.network.gain.data.fill_(0.1)
+    skvae.save(model, path)
+    assert_equal(snapshot(model), snapshot(skvae.load(path, classes=[Scaled])))
+
+
+def test_a_network_that_needs_data_is_refused_at_save(digits, path):
+    with pytest.raises(ValueError, match=r"cannot be saved.*cannot be built"):
+        skvae.save(tiny(network=Unready()).fit(digits[:50]), path)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["a", "bcd"]),
+        np.array(["a", "bcd", ""], dtype=object).reshape(3, 1),
+        np.array("word"),
+        np.array([], dtype="U5"),
+        np.array([True, False]),
+        np.array([[3, -(2**62)]]),
+        np.array(0.1, dtype=np.float16),
+        np.arange(6, dtype=np.uint8).reshape(2, 3)[:, ::2],
+    ],
+    ids=repr,
+)
+def test_arrays_keep_dtype_and_shape(labels, digits):
+    model = Mine(**tiny().get_params()).fit(digits[:50])
+    model.labels_ = labels
+    twin = parse(dump(model), classes=[Mine])
+    assert twin.labels_.dtype == labels.dtype
+    assert twin.labels_.shape == labels.shape
+    np.testing.assert_array_equal(twin.labels_, labels)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([1, "a"], dtype=object), np.array(["a\0"], dtype=object), 1j]
+)
+def test_arrays_that_a_file_cannot_hold_are_refused(labels, digits):
+    model = Mine(**tiny().get_params()).fit(digits[:50])
+    model.labels_ = np.array(labels)
+    with pytest.raises(TypeError, match=r"labels_ .* cannot be saved"):
+        dump(model)
 
 
 def test_estimators_within_estimators(digits, path):

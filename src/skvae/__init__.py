@@ -22,7 +22,7 @@ _PUBLIC = {
     "save": "persistence",
     "load": "persistence",
 }
-_MODULES = ("datasets", "metrics", "model_selection", "plotting")
+_MODULES = ("datasets", "metrics", "model_selection", "persistence", "plotting")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from . import datasets as datasets
     from . import metrics as metrics
     from . import model_selection as model_selection
+    from . import persistence as persistence
     from . import plotting as plotting
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli

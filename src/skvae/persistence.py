@@ -53,7 +53,7 @@ MAX_AXES = 8
 MAX_DEPTH = 32  # of nested JSON
 # To build a model may take so many calls of torch for each array that the file has, and
 # tensors so many times as large as all of them together (or of a million numbers).
-MAX_CALLS_PER_TENSOR = 500
+MAX_CALLS_PER_TENSOR = 200
 MAX_GROWTH = 16
 
 DTYPES = {
@@ -317,7 +317,7 @@ class _Encoder:
     def _array(self, array: np.ndarray, where: str) -> dict[str, Any]:
         kind = "array"
         if array.dtype == object and all(type(v) is str for v in array.flat):
-            array, kind = array.astype(str), "objects"
+            kind = "objects"
         elif array.dtype.kind == "U":
             kind = "strings"
         elif array.dtype.name not in _SCALARS:
@@ -325,11 +325,16 @@ class _Encoder:
                 f"{where} is an array of {array.dtype}, which cannot be saved; "
                 "expected numbers, booleans or strings."
             )
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         if kind != "array":  # as code points
-            width = array.dtype.itemsize // 4
-            native = array.astype(f"<U{max(1, width)}")
-            array = native.view("<u4").reshape(*array.shape, max(1, width))
+            text = array.astype(str)
+            if (text != array).any():
+                raise TypeError(
+                    f"{where} has a string that ends in a null character, which "
+                    "cannot be saved."
+                )
+            width = text.dtype.itemsize // 4
+            array = text.reshape(-1).view(np.uint32).reshape(*text.shape, width)
         self.arrays[where] = array
         return {kind: where}
 
@@ -575,8 +580,8 @@ class _Decoder:
             raise
         except UnknownClassError as error:
             raise UnsafeFileError(
-                f"The file is refused: {error} A class of yours must be given: "
-                "load(path, classes=[...])."
+                f"The file is refused: {error} A class of yours must be given, "
+                "load(path, classes=[...]); one of a newer skvae needs an upgrade."
             ) from error
         except (
             ArithmeticError,
@@ -668,7 +673,8 @@ def _text(points: np.ndarray, kind: str) -> np.ndarray:
         raise ValueError("strings must be arrays of code points.")
     if points.size and points.max() > 0x10FFFF:
         raise ValueError(f"{points.max():#x} is no code point.")
-    text = np.ascontiguousarray(points).view(f"<U{points.shape[-1]}")[..., 0]
+    *shape, width = points.shape
+    text = points.reshape(-1).view(f"U{width}").reshape(shape)
     return text.astype(object) if kind == "objects" else text
 
 
