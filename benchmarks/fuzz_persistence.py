@@ -262,6 +262,8 @@ class Watch:
 
     def __call__(self, content):
         self.files += 1
+        if self.files % 10_000 == 0:
+            print(f"{self.files:,} files, {self.failures.total()} failures", flush=True)
         self.path.write_bytes(content)
         start = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_FILE)

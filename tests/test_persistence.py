@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import stat
 import subprocess
 import sys
@@ -686,6 +687,7 @@ def test_a_file_of_a_stranger_is_refused_before_anything_is_built(name, content)
     error, message, change = EDITS[name]
     stranger = edit(content, change)
     modules = set(sys.modules)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     start = time.perf_counter()
     try:
@@ -696,6 +698,8 @@ def test_a_file_of_a_stranger_is_refused_before_anything_is_built(name, content)
         tracemalloc.stop()
     assert time.perf_counter() - start < 5
     assert peak < 30_000_000
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    assert resident < 100_000  # KiB, torch's memory as well
     assert set(sys.modules) == modules
 
 
