@@ -640,8 +640,13 @@ EDITS = {
     ),
     "negative": (
         ShapeMismatchError,
-        "cannot be built",
+        "The width -2 is not positive",
         lambda m, a: learned(m, "_architecture", {"tuple": [-2, {"tuple": [3]}]}),
+    ),
+    "empty layer": (
+        ShapeMismatchError,
+        "The width 0 is not positive",
+        lambda m, a: learned(m, "_architecture", {"tuple": [2, {"tuple": [0]}]}),
     ),
     "dtype": (
         ShapeMismatchError,

@@ -717,8 +717,19 @@ def _validate_specs(value: Any) -> None:
             _validate_specs(item)
 
 
+def _check_widths(architecture: Any) -> None:
+    if type(architecture) is tuple:
+        for width in architecture:
+            _check_widths(width)
+    elif architecture is not None and not (
+        type(architecture) is int and architecture >= 1
+    ):
+        raise ShapeMismatchError(f"The width {_some(architecture)} is not positive.")
+
+
 def _check_model(learned: dict[str, Any]) -> None:
     """Refuse weights that do not fit the model, before anything large is built."""
+    _check_widths(learned["_architecture"])
     n_features = len(learned["units_"].scale)
     names = learned.get("feature_names_in_")
     if learned["n_features_in_"] != n_features or (
