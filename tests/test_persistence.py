@@ -232,6 +232,13 @@ def test_training_goes_on_as_after_a_pickle(digits, path):
     assert saved.history_.epoch.tolist() == [1, 2, 3, 4, 5]
 
 
+def test_widths_of_numpy_come_back(digits, path):
+    X = digits[:50]
+    model = tiny(latent_dim=np.int64(2), hidden_dim=(np.int32(4), 3)).fit(X)
+    skvae.save(model, path)
+    assert_same(model, skvae.load(path), X)
+
+
 def test_a_diverged_model_comes_back(digits, path):
     model = tiny(learning_rate=1e30, likelihood="gaussian", epochs=5)
     with pytest.raises(DivergenceError):

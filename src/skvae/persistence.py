@@ -19,6 +19,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import accumulate
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -722,7 +723,7 @@ def _check_widths(architecture: Any) -> None:
         for width in architecture:
             _check_widths(width)
     elif architecture is not None and not (
-        type(architecture) is int and architecture >= 1
+        isinstance(architecture, Integral) and architecture >= 1
     ):
         raise ShapeMismatchError(f"The width {_some(architecture)} is not positive.")
 
