@@ -719,11 +719,12 @@ def _validate_specs(value: Any) -> None:
 
 
 def _check_widths(architecture: Any) -> None:
+    """Refuse what is no positive width, nor a tuple of such."""
     if type(architecture) is tuple:
         for width in architecture:
             _check_widths(width)
     elif architecture is not None and not (
-        isinstance(architecture, Integral) and architecture >= 1
+        isinstance(architecture, Integral) and int(architecture) >= 1
     ):
         raise ShapeMismatchError(f"The width {_some(architecture)} is not positive.")
 
