@@ -20,10 +20,10 @@ FLOORS = [
     {"model", "tables"},
     {"gradients"},
     {"engine"},
-    {"progress", "inference"},
+    {"progress", "inference", "state"},
     {"estimator"},
     {"conditional"},
-    {"model_selection", "metrics", "plotting", "datasets"},
+    {"model_selection", "metrics", "plotting", "datasets", "persistence"},
     {"demo"},
     {"cli"},
 ]

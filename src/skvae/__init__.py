@@ -44,8 +44,10 @@ _PUBLIC = {
     "PosteriorCollapseWarning": "estimator",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
+    "save": "persistence",
+    "load": "persistence",
 }
-_MODULES = ("datasets", "metrics", "model_selection", "plotting")
+_MODULES = ("datasets", "metrics", "model_selection", "persistence", "plotting")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from . import datasets as datasets
     from . import metrics as metrics
     from . import model_selection as model_selection
+    from . import persistence as persistence
     from . import plotting as plotting
     from .conditional import ConditionalVAEEstimator as ConditionalVAEEstimator
     from .estimator import PosteriorCollapseWarning as PosteriorCollapseWarning
@@ -83,6 +86,8 @@ if TYPE_CHECKING:
     from .objectives import BetaTC as BetaTC
     from .objectives import InfoVAE as InfoVAE
     from .objectives import Objective as Objective
+    from .persistence import load as load
+    from .persistence import save as save
     from .priors import FlowPrior as FlowPrior
     from .priors import MixturePrior as MixturePrior
     from .priors import Prior as Prior

@@ -9,7 +9,11 @@ import torch
 from sklearn.base import _fit_context as fit_context
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import _safe_indexing as safe_indexing
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _num_samples as num_samples
 from torch import Tensor
@@ -27,6 +31,7 @@ __all__ = [
     "release_pages",
     "safe_indexing",
     "standard_gamma",
+    "validate_parameter_constraints",
 ]
 
 

@@ -42,6 +42,7 @@ from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, Prior
 from .progress import Progress
 from .spec import resolve
+from .state import flatten, revive
 from .tables import Table
 from .units import Units, column_means
 
@@ -247,6 +248,25 @@ class VAEEstimator(
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
+    }
+
+    # What a fitted estimator holds beside its parameters, as a file must have it.
+    _state_constraints: dict[str, list[Any]] = {
+        "model_": [dict],
+        "network_": [Network],
+        "likelihood_": [Likelihood],
+        "prior_": [Prior],
+        "objective_": [Objective],
+        "units_": [Units],
+        "n_features_in_": [Interval(Integral, 1, None, closed="left")],
+        "feature_names_in_": [np.ndarray, None],
+        "n_iter_": [Interval(Integral, 0, None, closed="left")],
+        "best_epoch_": [Interval(Integral, 0, None, closed="left")],
+        "_seed": [Interval(Integral, 0, np.iinfo(np.int32).max, closed="both")],
+        "_dtype": [np.dtype],
+        "_records": [list],
+        "_architecture": [tuple],
+        "_draws": [bool],
     }
 
     _records: list[Record]
@@ -1132,22 +1152,24 @@ class VAEEstimator(
         return pandas.DataFrame(rows, columns=list(Record.__dataclass_fields__))
 
     def __getstate__(self):
-        """What a pickle holds: weights as NumPy arrays, no data, no optimiser."""
+        """What pickles and files hold: plain values and arrays, no data, no optimiser.
+
+        As :func:`skvae.state.flatten` gives them, weights as NumPy arrays.
+        """
         state = dict(super().__getstate__())
         state.pop("_trainer", None)
         if "model_" in state:
             weights = state["model_"].state_dict()
             state["model_"] = {k: v.cpu().numpy().copy() for k, v in weights.items()}
-        return state
+        return flatten(state)
 
     def __setstate__(self, state):
-        state = dict(state)
+        state = revive(state)
         weights = state.pop("model_", None)
         super().__setstate__(state)
         if weights is None:
             return
-        anywhere = np.zeros(len(self.units_.scale), dtype=np.float32)
-        model = _build(self.__dict__, anywhere, anywhere, torch.Generator())
+        model = untrained(self.__dict__)
         model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
         try:
             device = resolve_device(self.device)
@@ -1216,6 +1238,12 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 def _rows_of(array: np.ndarray | None, start: int, n_rows: int) -> np.ndarray | None:
     return None if array is None else array[start : start + n_rows]
+
+
+def untrained(fitted: dict[str, Any]) -> Model:
+    """A model as the learned attributes describe it, but for its weights."""
+    anywhere = np.zeros(len(fitted["units_"].scale), dtype=np.float32)
+    return _build(fitted, anywhere, anywhere, torch.Generator())
 
 
 def _positive(weights: np.ndarray | None) -> np.ndarray | None:
