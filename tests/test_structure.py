@@ -16,7 +16,10 @@ SOURCE = Path(skvae.__file__).parent
 FLOORS = [
     {"_compat", "__init__", "units", "noise"},
     {"spec", "device", "flows"},
-    {"networks", "likelihoods", "priors", "objectives"},
+    {"networks.base", "likelihoods", "priors", "objectives"},
+    {"networks.mlp", "networks.conv", "networks.ladder"},
+    {"networks.flow"},
+    {"networks"},
     {"model"},
     {"gradients"},
     {"engine"},
@@ -53,36 +56,56 @@ def imports(tree, *, top_level_only=False):
                 yield alias.name, []
 
 
-def own(tree):
-    for module, names in imports(tree):
-        if module == ".":
-            yield from names
-        elif module.startswith("."):
-            yield module[1:].split(".")[0]
+def name_of(path):
+    """The name of a file's module within skvae, such as "networks.base"."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def own(path):
+    """Names within skvae of the modules of ours that a file imports."""
+    package = path.relative_to(SOURCE).parts[:-1]
+    for module, names in imports(ast.parse(path.read_text())):
+        name = module.lstrip(".")
+        level = len(module) - len(name)
+        if level:
+            name = ".".join([*package[: len(package) + 1 - level], name]).strip(".")
         elif module.split(".")[0] == "skvae":
-            yield from names if module == "skvae" else [module.split(".")[1]]
+            name = module.partition(".")[2]
+        else:
+            continue
+        yield from [name] if name else names
 
 
-FILES = sorted(SOURCE.glob("*.py"))
+FILES = sorted(SOURCE.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_downwards(path):
-    assert path.stem in FLOOR, f"{path.name} has no floor yet: put it into FLOORS"
-    if path.stem == "__init__":
+    name = name_of(path)
+    assert name in FLOOR, f"{name} has no floor yet: put it into FLOORS"
+    if name == "__init__":
         return
-    for module in own(ast.parse(path.read_text())):
+    for module in own(path):
         if module != "__version__":
-            assert FLOOR[module] < FLOOR[path.stem], f"{path.stem} imports {module}"
+            assert FLOOR[module] < FLOOR[name], f"{name} imports {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_the_rule_sees_imports_of_every_form():
+    found = {path: set(own(path)) for path in FILES}
+    assert {"networks.base", "networks.mlp", "flows", "spec", "_compat"} <= found[
+        SOURCE / "networks" / "flow.py"
+    ]
+    assert {"networks", "likelihoods"} <= found[SOURCE / "model.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_extras_are_imported_where_they_are_used(path):
     for module, _ in imports(ast.parse(path.read_text()), top_level_only=True):
         assert module.split(".")[0] not in INSIDE_FUNCTIONS
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_private_names_of_others_live_in_compat(path):
     if path.stem == "_compat":
         return
@@ -94,11 +117,13 @@ def test_private_names_of_others_live_in_compat(path):
         assert not private, f"{path.stem} imports {private} of {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_file_has_its_tests(path):
     if path.stem in ("__init__", "_compat", "spec"):
         return
-    assert (Path(__file__).parent / f"test_{path.stem}.py").exists()
+    # A folder's files are tested together.
+    name = name_of(path).split(".")[0]
+    assert (Path(__file__).parent / f"test_{name}.py").exists()
 
 
 def test_import_is_quick():
