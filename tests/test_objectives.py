@@ -9,7 +9,7 @@ def hand_made(**changes):
     values = {
         "log_likelihood": torch.tensor([[-3.0, -10.0], [-5.0, -20.0]]),
         "mean": torch.zeros(2, 1),
-        "kl": torch.tensor([2.0, 0.5]),
+        "kl": torch.tensor([[2.0], [0.5]]),
     }
     return Terms(**{**values, **changes})
 
@@ -41,9 +41,12 @@ def test_every_objective_gives_one_loss_a_row(name):
     terms = Terms(
         log_likelihood=log_likelihood,
         mean=torch.zeros(5, 2),
-        kl=torch.rand(5, generator=generator) if objective.analytic_kl else None,
+        kl=torch.rand(5, 2, generator=generator) if objective.analytic_kl else None,
         log_prior=torch.randn(n_draws, 5, generator=generator),
         log_posterior=torch.randn(n_draws, 5, generator=generator),
+        z=torch.randn(n_draws, 5, 2, generator=generator),
+        log_variance=torch.zeros(5, 2),
+        prior_draws=torch.randn(5, 2, generator=generator),
     )
     loss = objective.loss(terms)
     assert loss.shape == (5,)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from inspect import signature
 from math import nan
 from numbers import Integral, Real
 from typing import Any
@@ -897,7 +898,11 @@ class VAEEstimator(
             # Fitting and sampling both draw: one instance goes on from the other.
             density.set_params(random_state=random_state)
         # In float64: in float32 a covariance may lose its positive eigenvalues.
-        drawn = density.fit(self._codes.astype(np.float64)).sample(n_samples)
+        density.fit(self._codes.astype(np.float64))
+        options = {}
+        if "random_state" in signature(density.sample).parameters:
+            options["random_state"] = random_state  # KernelDensity wants it here
+        drawn = density.sample(n_samples, **options)
         # Mixtures hand back the components, too, in whose order the rows are.
         z = drawn[0] if isinstance(drawn, tuple) else drawn
         return random_state.permutation(np.asarray(z, dtype=np.float32))
@@ -984,7 +989,7 @@ class VAEEstimator(
                 f"X has values outside the support {likelihood.support} of "
                 f"{likelihood!r}; they were scored as the nearest value within.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 

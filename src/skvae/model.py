@@ -129,9 +129,14 @@ class Model(nn.Module):
             generator=generator,
         )
         self.likelihood_parameters = _parameters(likelihood.parameters(n_features))
+        # What the prior knows of x is what the encoder sees of it.
+        seen = likelihood.network_input(torch.stack([mean, mean + spread]))
         self.prior_parameters = _parameters(
             prior.parameters(
-                latent_dim=self.top_dim, mean=mean, spread=spread, generator=generator
+                latent_dim=self.top_dim,
+                mean=seen[0],
+                spread=seen[1] - seen[0],
+                generator=generator,
             )
         )
         constants = likelihood.constants(unit)
@@ -210,6 +215,8 @@ class Model(nn.Module):
 
     def log_likelihood(self, x: Tensor, raw: Tensor) -> Tensor:
         """log p(x|z), (S, N), in nats and in the model's units."""
+        # In bfloat16 a sum over features would be off by tenths of a nat.
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         return self.likelihood.log_prob(x, raw, **self.likelihood_arguments())
 
     def draw_latent(self, noise: Tensor) -> Tensor:

@@ -191,7 +191,9 @@ class ResidualBlock(nn.Module):
         self, width: int, activation: type[nn.Module], generator: torch.Generator
     ):
         super().__init__()
-        groups = math.gcd(8, width)
+        # Of four channels at least: one that is normalised alone, where the image has
+        # shrunk to a pixel, would say nothing.
+        groups = math.gcd(8, max(1, width // 4))
         self.layers = nn.Sequential(
             nn.GroupNorm(groups, width, dtype=torch.float32),
             activation(),

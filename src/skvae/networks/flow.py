@@ -60,10 +60,10 @@ class FlowMLP(Network):
         self.activation = activation
 
     def build(self, *, latent_dim, generator, **sizes):
+        n_latent = only_level(latent_dim, self)
         mlp = MLP(self.activation).build(
             latent_dim=latent_dim, generator=generator, **sizes
         )
-        n_latent = only_level(latent_dim, self)
         flow = SplineFlow(
             n_latent,
             n_context=2 * n_latent,

@@ -150,7 +150,9 @@ class MLPModule(nn.Module):
 class EncoderDecoder(Network):
     """A pair of plain modules of your own.
 
-    Every fit starts from a copy of them with the weights that they have.
+    Every fit starts from a copy of them with the weights that they have; weights that
+    ask for no gradient stay so. The modules run in evaluation mode: Dropout does
+    nothing, BatchNorm keeps the statistics that it has.
 
     Parameters
     ----------
@@ -193,8 +195,8 @@ class EncoderDecoder(Network):
     ):
         n_latent = only_level(latent_dim, self)
         module = MLPModule(
-            copy.deepcopy(self.encoder).float(),
-            copy.deepcopy(self.decoder).float(),
+            copy.deepcopy(self.encoder).float().eval(),
+            copy.deepcopy(self.decoder).float().eval(),
             n_latent=n_latent,
             n_outputs=n_outputs,
             dropout=0.0,
