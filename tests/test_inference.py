@@ -5,6 +5,7 @@ import torch
 from skvae import inference
 from skvae.inference import FittedModel
 from skvae.likelihoods import Gaussian
+from skvae.networks import ConvNet
 from skvae.noise import hash_rows, row_noise
 from skvae.units import Units
 from test_model import make
@@ -47,6 +48,17 @@ def test_block_fits_the_widest_layer(fitted):
     assert fitted.block_rows() == inference.BLOCK // 6
     assert fitted.block_rows(draws=10) == inference.BLOCK // 60
     assert fitted.block_rows(draws=10**9) == 1
+
+
+def test_block_fits_the_widest_convolution():
+    model = make(network=ConvNet((4,), image_shape=(2, 3)), hidden_dim=())
+    fitted = FittedModel(model, Units.identity(6), ROWS.dtype)
+    # Four channels of 1 x 2 pixels, or one of 2 x 4 before it is cropped; the dense
+    # layers have 8 at most.
+    assert fitted.block_rows() == inference.BLOCK // model.network.n_widest
+    assert model.network.n_widest == 8
+    model.network.n_widest = 1000
+    assert fitted.block_rows() == inference.BLOCK // 1000
 
 
 def test_outputs_are_in_the_users_units_and_dtype(everything):

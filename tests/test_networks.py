@@ -358,6 +358,19 @@ def test_conv_takes_images_of_any_size(size, channels, n_outputs, n_channels):
         assert (parameter.grad != 0).any(), name
 
 
+@pytest.mark.parametrize("n_outputs", [1, 2])
+@pytest.mark.parametrize("channels", [(4,), (2, 16), (8, 4, 2)])
+def test_conv_tells_how_wide_it_is(channels, n_outputs):
+    module = build(ConvNet(channels), n_features=3 * 17 * 16, n_outputs=n_outputs,
+                   image_shape=(3, 17, 16))  # fmt: skip
+    seen = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda *call: seen.append(call[2].numel()))
+    module.decode(module.infer(random(1, 3 * 17 * 16), random(1, 1, 2)).z)
+    assert module.n_widest == max(seen)
+
+
 def test_conv_sees_where_things_are():
     """A convolution knows of neighbours: images are not scrambled on their way."""
     module = build(

@@ -122,9 +122,8 @@ class ConvNet(Network):
             activation(),
             nn.Unflatten(-1, (self.channels[-1], *sizes[-1])),
         ]
-        outputs = [*widths[1:][: len(self.channels) - 1]]
         for n_in, n_out, size in zip(
-            self.channels[:0:-1], outputs[::-1], sizes[-2:0:-1], strict=True
+            self.channels[:0:-1], self.channels[-2::-1], sizes[-2:0:-1], strict=True
         ):
             up += self._blocks(n_in, generator)
             up += [Doubling(n_in, n_out, size, generator), activation()]
@@ -135,6 +134,16 @@ class ConvNet(Network):
             nn.Sequential(*up, last),
             n_latent=n_latent,
             n_outputs=n_outputs,
+            # A doubling makes four times its channels before it shuffles them.
+            n_widest=max(
+                math.prod(size) * max(n_in, 4 * n_out)
+                for size, n_in, n_out in zip(
+                    sizes[1:],
+                    self.channels,
+                    [shape[0] * n_outputs, *self.channels[:-1]],
+                    strict=True,
+                )
+            ),
         )
         # Features are (channel, row, column), outputs (channel * output, row, column).
         bias = output_bias.unflatten(0, shape).movedim(-1, 1).flatten(0, 1)
@@ -234,12 +243,15 @@ class ConvModule(nn.Module):
         *,
         n_latent: int,
         n_outputs: int,
+        n_widest: int,
     ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.n_noise = n_latent
         self.n_outputs = n_outputs
+        #: Numbers that the widest layer has for each row.
+        self.n_widest = n_widest
 
     def infer(self, x: Tensor, noise: Tensor) -> GaussianPosterior:
         """q(z|x) of rows (N, D) and its draws under noise (S, N, L)."""
