@@ -7,6 +7,7 @@ from scipy.stats import norm
 from skvae import inference
 from skvae.inference import FittedModel
 from skvae.likelihoods import Gaussian
+from skvae.networks import ConvNet
 from skvae.noise import hash_rows, row_noise
 from skvae.units import Units
 from test_model import make
@@ -51,6 +52,17 @@ def test_block_fits_the_widest_layer(fitted):
     assert fitted.block_rows(draws=10**9) == 1
 
 
+def test_block_fits_the_widest_convolution():
+    model = make(network=ConvNet((4,), image_shape=(2, 3)), hidden_dim=())
+    fitted = FittedModel(model, Units.identity(6), ROWS.dtype)
+    # Four channels of 1 x 2 pixels, or one of 2 x 4 before it is cropped; the dense
+    # layers have 8 at most.
+    assert fitted.block_rows() == inference.BLOCK // model.network.n_widest
+    assert model.network.n_widest == 8
+    model.network.n_widest = 1000
+    assert fitted.block_rows() == inference.BLOCK // 1000
+
+
 def test_outputs_are_in_the_users_units_and_dtype(everything):
     outputs = everything()
     assert outputs["decode"].dtype == outputs["draw"].dtype == np.float64
@@ -69,7 +81,7 @@ def test_elbo_parts_are_the_mean_over_the_draws_less_the_units(fitted):
     reconstruction, kl = fitted.elbo_parts(ROWS)
     expected = -terms.log_likelihood.mean(0) + fitted.units.log_scale
     np.testing.assert_allclose(reconstruction, expected, rtol=1e-5)
-    np.testing.assert_allclose(kl, terms.kl, rtol=1e-5)
+    np.testing.assert_allclose(kl, terms.kl.sum(-1), rtol=1e-5)
 
 
 def test_log_likelihood_is_the_log_mean_weight(fitted):

@@ -36,6 +36,12 @@ FOLDERS = {
         {"mixed"},
         {"__init__"},
     ],
+    "networks": [
+        {"base"},
+        {"mlp", "conv", "ladder"},
+        {"flow"},
+        {"__init__"},
+    ],
 }
 FLOOR = {
     (folder, name): i

@@ -60,6 +60,12 @@ class ConditionalVAEEstimator(VAEEstimator):
     (5, 64)
     """
 
+    _state_constraints = {
+        **VAEEstimator._state_constraints,
+        "classes_": [np.ndarray],
+        "class_count_": [np.ndarray],
+    }
+
     # Classes that partial_fit was promised.
     _to_come: Any = None
 

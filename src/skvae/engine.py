@@ -242,8 +242,11 @@ class Trainer:
             for start in range(0, len(data), size):
                 rows = order[start : start + size]
                 if total_steps is not None:
-                    progress = self.n_steps / total_steps
-                    rate = self.learning_rate * self.schedule(progress)
+                    rate = self.learning_rate * self.schedule(
+                        self.n_steps / total_steps
+                    )
+                    # 1 at the last step: whatever warms up has ended by then.
+                    progress = self.n_steps / max(1, total_steps - 1)
                 batch = Batch(
                     data.X.index_select(0, rows),
                     next(noise),

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from inspect import signature
 from math import nan
 from numbers import Integral, Real
 from typing import Any
@@ -35,7 +36,7 @@ from .device import resolve_device, resolve_precision
 from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
 from .inference import FittedModel
 from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, Mixed, guess
-from .model import Model, incompatibility
+from .model import Architecture, Model, incompatibility
 from .networks import NETWORKS, EncoderDecoder, Network
 from .noise import hash_rows, row_noise
 from .objectives import OBJECTIVES, Objective
@@ -56,16 +57,6 @@ MAX_CODES = 2000
 
 class PosteriorCollapseWarning(UserWarning):
     """The code of a trained model holds next to nothing about x."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What determines the shapes of a model's weights, beside the four choices."""
-
-    latent_dim: tuple[int, ...]
-    hidden_dim: tuple[int, ...]
-    n_conditions: int = 0
-    image_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -265,8 +256,11 @@ class VAEEstimator(
         "_seed": [Interval(Integral, 0, np.iinfo(np.int32).max, closed="both")],
         "_dtype": [np.dtype],
         "_records": [list],
-        "_architecture": [tuple],
+        "_architecture": [Architecture],
         "_draws": [bool],
+        "_codes": [np.ndarray, None],
+        "_image_shape": [tuple, None],
+        "_table": [Table, None],
     }
 
     _records: list[Record]
@@ -955,7 +949,11 @@ class VAEEstimator(
             # Fitting and sampling both draw: one instance goes on from the other.
             density.set_params(random_state=random_state)
         # In float64: in float32 a covariance may lose its positive eigenvalues.
-        drawn = density.fit(self._codes.astype(np.float64)).sample(n_samples)
+        density.fit(self._codes.astype(np.float64))
+        options = {}
+        if "random_state" in signature(density.sample).parameters:
+            options["random_state"] = random_state  # KernelDensity wants it here
+        drawn = density.sample(n_samples, **options)
         # Mixtures hand back the components, too, in whose order the rows are.
         z = drawn[0] if isinstance(drawn, tuple) else drawn
         return random_state.permutation(np.asarray(z, dtype=np.float32))
@@ -1048,7 +1046,7 @@ class VAEEstimator(
                 f"X has values outside the support {likelihood.support} of "
                 f"{likelihood!r}; they were scored as the nearest value within.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 

@@ -41,9 +41,10 @@ class SplineFlow(nn.Module):
                 "Flows need zuko; install it with: pip install 'skvae[flows]'"
             ) from error
         super().__init__()
-        # zuko draws its initial weights from torch's global generator.
+        # zuko draws its initial weights from torch's global generator, that of the CPU:
+        # torch.manual_seed would touch those of the GPUs as well.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             flow = zuko.flows.NSF(
                 n_features,
                 n_context,

@@ -34,7 +34,10 @@ class FittedModel:
 
     def block_rows(self, draws: int = 1) -> int:
         """Rows to take at once so that every layer stays within a block."""
-        widest = max(max(p.shape) for p in self.model.network.parameters())
+        network = self.model.network
+        widest = max(max(p.shape) for p in network.parameters())
+        # A convolution's weights do not tell how wide it is.
+        widest = max(widest, getattr(network, "n_widest", 0))
         return max(1, BLOCK // (widest * draws))
 
     def _tensor(self, array: np.ndarray) -> Tensor:

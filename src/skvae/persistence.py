@@ -19,7 +19,6 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import accumulate
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import __version__
 from ._compat import validate_parameter_constraints
+from .conditional import ConditionalVAEEstimator
 from .engine import Record
 from .estimator import VAEEstimator, untrained
 from .spec import Spec
@@ -42,7 +42,8 @@ FORMAT_VERSION = 1
 # Name -> class of every estimator that a file may hold. The class declares what it
 # learns in ``_state_constraints``.
 ESTIMATORS: dict[str, type[BaseEstimator]] = {
-    estimator.__name__: estimator for estimator in (VAEEstimator,)
+    estimator.__name__: estimator
+    for estimator in (VAEEstimator, ConditionalVAEEstimator)
 }
 
 # What a file may ask for, whatever it says.
@@ -718,21 +719,16 @@ def _validate_specs(value: Any) -> None:
             _validate_specs(item)
 
 
-def _check_widths(architecture: Any) -> None:
-    """Refuse what is no positive width, nor a tuple of such."""
-    if type(architecture) is tuple:
-        for width in architecture:
-            _check_widths(width)
-    elif architecture is not None and not (
-        isinstance(architecture, Integral) and int(architecture) >= 1
-    ):
-        raise ShapeMismatchError(f"The width {_some(architecture)} is not positive.")
-
-
 def _check_model(learned: dict[str, Any]) -> None:
     """Refuse weights that do not fit the model, before anything large is built."""
-    _check_widths(learned["_architecture"])
-    n_features = len(learned["units_"].scale)
+    n_inside = len(learned["units_"].scale)
+    table = learned.get("_table")
+    if table is not None and len(table.encoded_names) != n_inside:
+        raise ShapeMismatchError(
+            f"The table has {len(table.encoded_names)} columns of numbers, but the "
+            f"units are those of {n_inside}."
+        )
+    n_features = n_inside if table is None else len(table.columns)
     names = learned.get("feature_names_in_")
     if learned["n_features_in_"] != n_features or (
         names is not None and (names.shape != (n_features,) or names.dtype != object)

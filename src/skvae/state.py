@@ -5,19 +5,22 @@ column. A pickle then names no class but the estimator's own (and the user's, if
 and a file needs no pickle.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from math import isnan
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from .engine import Record
-from .likelihoods import LIKELIHOODS
+from .likelihoods import LIKELIHOODS, Likelihood, Mixed
+from .model import Architecture
 from .networks import NETWORKS
 from .objectives import OBJECTIVES
 from .priors import PRIORS
 from .spec import Spec
+from .tables import FAMILIES, Column, Table
 from .units import Units
 
 # Name -> class of every spec that the registries know.
@@ -26,6 +29,7 @@ SPECS: dict[str, type[Spec]] = {
     for registry in (NETWORKS, LIKELIHOODS, PRIORS, OBJECTIVES)
     for spec in registry.values()
 }
+SPECS["Mixed"] = Mixed
 
 # The key under which a dict tells what it stands for.
 KIND = "$kind"
@@ -46,6 +50,9 @@ def flatten(value: Any, specs: Mapping[str, type[Spec]] = SPECS) -> Any:
         return {KIND: kind, "parameters": flat}
     if isinstance(value, Units):
         return {KIND: "Units", "location": value.location, "scale": value.scale}
+    if isinstance(value, Architecture | Table | Column):
+        content = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {KIND: type(value).__name__, **flatten(content, specs)}
     if isinstance(value, np.dtype):
         return {KIND: "dtype", "name": value.name}
     if type(value) is list and value and all(isinstance(v, Record) for v in value):
@@ -88,6 +95,12 @@ def revive(value: Any, specs: Mapping[str, type[Spec]] = SPECS) -> Any:
                 f"the dtype {content['name']!r} must be 'float32' or 'float64'."
             )
         return np.dtype(content["name"])
+    if kind in PARTS:
+        part, check = PARTS[kind]
+        names = {field.name for field in fields(part)}
+        found = revive(_exactly(kind, content, names), specs)
+        check(found)
+        return part(**found)
     if kind == "records":
         return _records(_exactly(kind, content, {"columns"})["columns"])
     if not isinstance(kind, str) or kind not in specs:
@@ -96,6 +109,47 @@ def revive(value: Any, specs: Mapping[str, type[Spec]] = SPECS) -> Any:
         )
     parameters = _exactly(kind, content, {"parameters"})["parameters"]
     return create(specs[kind], revive(parameters, specs))
+
+
+def _check_architecture(content: dict[str, Any]) -> None:
+    widths: list[Any] = []
+    for name in ("latent_dim", "hidden_dim", "image_shape"):
+        value = content[name]
+        if name == "image_shape" and value is None:
+            continue
+        if type(value) is not tuple:
+            raise ValueError(f"{name} must be a tuple of widths, got {value!r}.")
+        widths += value
+    for width in (*widths, content["n_conditions"] + 1):
+        if not isinstance(width, Integral) or int(width) < 1:
+            raise ValueError(f"the width {width!r} is not positive.")
+
+
+def _check_column_kind(content: dict[str, Any]) -> None:
+    family, values = content["family"], content["values"]
+    if not isinstance(family, Likelihood) and family not in FAMILIES:
+        raise ValueError(f"the family {family!r} must be one of {list(FAMILIES)}.")
+    if not isinstance(content["dtype"], str) or type(content["ordered"]) is not bool:
+        raise ValueError("a column's dtype must be a string, and ordered a bool.")
+    if (family in ("binary", "categorical")) != (type(values) is tuple):
+        raise ValueError(f"a {family!r} column cannot have the values {values!r}.")
+
+
+def _check_table(content: dict[str, Any]) -> None:
+    columns = content["columns"]
+    if type(columns) is not tuple or not all(isinstance(c, Column) for c in columns):
+        raise ValueError("the columns of a table must be a tuple of columns.")
+    if content["library"] not in ("pandas", "polars"):
+        raise ValueError(
+            f"the library {content['library']!r} must be 'pandas' or 'polars'."
+        )
+
+
+PARTS: dict[str, tuple[Any, Callable[[dict[str, Any]], None]]] = {
+    "Architecture": (Architecture, _check_architecture),
+    "Column": (Column, _check_column_kind),
+    "Table": (Table, _check_table),
+}
 
 
 class UnknownClassError(ValueError):

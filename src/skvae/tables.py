@@ -27,16 +27,19 @@ class Column:
     name : object
     family : str or Likelihood
         One of ``FAMILIES``, or a likelihood of one real number a row.
-    dtype : object
+    dtype : str
         The data frame's own.
     values : tuple or None
         The values of a binary or categorical column, in the order of their codes.
+    ordered : bool
+        Whether these are ordered categories.
     """
 
     name: Any
     family: str | Likelihood
-    dtype: Any
+    dtype: str
     values: tuple[Any, ...] | None = None
+    ordered: bool = False
 
     @property
     def width(self) -> int:
@@ -48,7 +51,7 @@ class Column:
 
     @property
     def integral(self) -> bool:
-        return "int" in str(self.dtype).lower()
+        return "int" in self.dtype.lower()
 
     def encode(self, column: np.ndarray) -> np.ndarray:
         """The column as numbers, (N, width)."""
@@ -91,7 +94,7 @@ class Column:
         else:
             column = numbers[:, 0]
             if self.integral:
-                limits = np.iinfo(str(self.dtype).lower())
+                limits = np.iinfo(self.dtype.lower())
                 column = np.clip(np.rint(column), limits.min, limits.max)
             return column
         assert self.values is not None
@@ -143,22 +146,18 @@ class Table:
         """A data frame with the dtypes and categories that fit saw, from (N, D)."""
         starts = np.cumsum([column.width for column in self.columns])[:-1]
         parts = np.split(array, starts, axis=1)
+        series = _polars_series if self.library == "polars" else _pandas_series
         data = {
-            column.name: column.decode(part)
+            column.name: series(column, column.decode(part))
             for column, part in zip(self.columns, parts, strict=True)
         }
-        dtypes = {column.name: column.dtype for column in self.columns}
         if self.library == "polars":
             import polars
 
-            return polars.DataFrame(
-                {k: polars.Series(k, v).cast(dtypes[k]) for k, v in data.items()}
-            )
+            return polars.DataFrame(data)
         import pandas
 
-        return pandas.DataFrame(
-            {k: pandas.Series(v).astype(dtypes[k]) for k, v in data.items()}
-        )
+        return pandas.DataFrame(data)
 
     @property
     def encoded_names(self) -> list[Any]:
@@ -197,8 +196,30 @@ class Table:
         )
 
 
+def _pandas_series(column: Column, values: Any) -> Any:
+    import pandas
+
+    if column.dtype == "category":
+        return pandas.Categorical(
+            values, categories=column.values, ordered=column.ordered
+        )
+    return pandas.Series(values).astype(column.dtype)
+
+
+def _polars_series(column: Column, values: Any) -> Any:
+    import polars
+
+    kind = column.dtype.partition("(")[0]
+    dtype: Any = getattr(polars, kind, None)
+    if not (isinstance(dtype, type) and issubclass(dtype, polars.DataType)):
+        raise ValueError(f"{column.dtype!r} is no dtype of polars.")
+    if kind == "Enum":
+        dtype = polars.Enum(column.values or ())
+    return polars.Series(column.name, values).cast(dtype)
+
+
 def _look_at(series: Any, name: Any, family: Any) -> Column:
-    column, dtype = _values(series), series.dtype
+    column, dtype = _values(series), str(series.dtype)
     kind = _kind(column, dtype)
     if family is None:
         family = {"bool": "binary", "number": "numeric"}.get(kind, "categorical")
@@ -210,9 +231,11 @@ def _look_at(series: Any, name: Any, family: Any) -> Column:
     if family not in ("binary", "categorical"):
         return Column(name, family, dtype)
     # Categories in the data frame's own order, those without a row included.
-    categories = getattr(getattr(series, "cat", None), "categories", None)
-    if categories is not None and kind == "category":
-        values = np.asarray(categories).tolist()
+    ordered = False
+    if kind == "category" and hasattr(series.cat, "categories"):
+        ordered, values = bool(series.cat.ordered), series.cat.categories.tolist()
+    elif kind == "category":
+        values = series.cat.get_categories().to_list()
     else:
         seen = set(column.tolist())
         if any(value is None or value != value for value in seen):
@@ -225,11 +248,11 @@ def _look_at(series: Any, name: Any, family: Any) -> Column:
         raise ValueError(
             f"column {name!r} is to be binary, but has the values {values[:20]}."
         )
-    return Column(name, family, dtype, tuple(values))
+    return Column(name, family, dtype, tuple(values), ordered)
 
 
-def _kind(column: np.ndarray, dtype: Any) -> str:
-    text = str(dtype).lower()
+def _kind(column: np.ndarray, dtype: str) -> str:
+    text = dtype.lower()
     if text.startswith("bool"):
         return "bool"
     if "categor" in text or "enum" in text:
