@@ -95,7 +95,7 @@ def revive(value: Any, specs: Mapping[str, type[Spec]] = SPECS) -> Any:
                 f"the dtype {content['name']!r} must be 'float32' or 'float64'."
             )
         return np.dtype(content["name"])
-    if kind in PARTS:
+    if isinstance(kind, str) and kind in PARTS:
         part, check = PARTS[kind]
         names = {field.name for field in fields(part)}
         found = revive(_exactly(kind, content, names), specs)
