@@ -338,6 +338,8 @@ def test_conv_takes_images_of_any_size(size, channels, n_outputs, n_channels):
     posterior = module.infer(random(2, n_features), random(1, 2, 2))
     raw = module.decode(posterior.z)
     assert raw.shape == (1, 2, n_features, n_outputs)
+    start = torch.arange(float(n_features * n_outputs)).view(n_features, n_outputs)
+    assert (raw - start).abs().max() < 3
     # Every pixel of every output is reached, and hears its own bias alone.
     (slope,) = torch.autograd.grad(
         raw.square().sum(), module.output_bias, retain_graph=True
