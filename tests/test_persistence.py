@@ -518,6 +518,12 @@ def learned(metadata, name, value):
     at(metadata, "learned")[name] = value
 
 
+def widths(metadata, latent_dim, hidden_dim):
+    at(metadata, "learned", "_architecture", "dict").update(
+        latent_dim={"tuple": latent_dim}, hidden_dim={"tuple": hidden_dim}
+    )
+
+
 def parameter(metadata, name, value):
     at(metadata, "parameters")[name] = value
 
@@ -624,41 +630,37 @@ EDITS = {
     "hidden_dim": (
         UnsafeFileError,
         "larger than the file",
-        lambda m, a: learned(m, "_architecture", {"tuple": [2, {"tuple": [BIG]}]}),
+        lambda m, a: widths(m, [2], [BIG]),
     ),
     "latent_dim": (
         UnsafeFileError,
         "larger than the file",
-        lambda m, a: learned(m, "_architecture", {"tuple": [BIG, {"tuple": [3]}]}),
+        lambda m, a: widths(m, [BIG], [3]),
     ),
     "overflow": (
         ShapeMismatchError,
         "cannot be built",
-        lambda m, a: learned(
-            m, "_architecture", {"tuple": [2, {"tuple": [2**62, 2**62]}]}
-        ),
+        lambda m, a: widths(m, [2], [2**62, 2**62]),
     ),
     "depth": (
         UnsafeFileError,
         "too many steps",
-        lambda m, a: learned(
-            m, "_architecture", {"tuple": [2, {"tuple": [1] * 100_000}]}
-        ),
+        lambda m, a: widths(m, [2], [1] * 100_000),
     ),
     "width": (
         ShapeMismatchError,
         r"network.decoder.0.bias.* as \(\(4,\), 'float32'\), but .*\(3,\)",
-        lambda m, a: learned(m, "_architecture", {"tuple": [2, {"tuple": [4]}]}),
+        lambda m, a: widths(m, [2], [4]),
     ),
     "negative": (
-        ShapeMismatchError,
-        "The width -2 is not positive",
-        lambda m, a: learned(m, "_architecture", {"tuple": [-2, {"tuple": [3]}]}),
+        CorruptedFileError,
+        "the width -2 is not positive",
+        lambda m, a: widths(m, [-2], [3]),
     ),
     "empty layer": (
-        ShapeMismatchError,
-        "The width 0 is not positive",
-        lambda m, a: learned(m, "_architecture", {"tuple": [2, {"tuple": [0]}]}),
+        CorruptedFileError,
+        "the width 0 is not positive",
+        lambda m, a: widths(m, [2], [0]),
     ),
     "dtype": (
         ShapeMismatchError,

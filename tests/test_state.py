@@ -32,7 +32,7 @@ def test_a_spec_is_a_name_and_parameters():
     flat = flatten((Gaussian(scale=0.5), [ELBO(beta=2)]))
     assert flat == (
         {KIND: "Gaussian", "parameters": {"scale": 0.5, "min_scale": 1e-3}},
-        [{KIND: "ELBO", "parameters": {"beta": 2}}],
+        [{KIND: "ELBO", "parameters": {**ELBO().get_params(), "beta": 2}}],
     )
     assert repr(revive(flat)) == repr((Gaussian(scale=0.5), [ELBO(beta=2)]))
 
@@ -53,7 +53,7 @@ def test_what_is_more_than_parameters_stays_as_it_is():
     assert flatten(mine) is mine
     assert flatten(burdened) is burdened
     flat = flatten(mine, {"Mine": Mine})
-    assert flat == {KIND: "Mine", "parameters": {"activation": "relu"}}
+    assert flat == {KIND: "Mine", "parameters": MLP().get_params()}
     assert type(revive(flat, {"Mine": Mine})) is Mine
     with pytest.raises(UnknownClassError, match="'Mine' is not known"):
         revive(flat)

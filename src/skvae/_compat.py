@@ -32,6 +32,7 @@ __all__ = [
     "safe_indexing",
     "standard_gamma",
     "validate_parameter_constraints",
+    "without_torch_modes",
 ]
 
 
@@ -42,6 +43,11 @@ def cpu_has_bfloat16() -> bool:
         if supported is not None and supported():
             return True
     return False
+
+
+def without_torch_modes() -> Any:
+    """Within, torch makes real tensors, whatever default device or mode is around."""
+    return torch._C.DisableTorchFunction()
 
 
 def adam_step(
