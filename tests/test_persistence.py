@@ -705,6 +705,7 @@ EDITS = {
 def test_a_file_of_a_stranger_is_refused_before_anything_is_built(name, content):
     error, message, change = EDITS[name]
     stranger = edit(content, change)
+    repr(VAEEstimator())  # scikit-learn imports its printer at the first use
     modules = set(sys.modules)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
