@@ -1028,7 +1028,7 @@ class VAEEstimator(
 
     # ------------------------------------------------------------------ likelihood
 
-    def _by_blocks(self, X, y, function) -> tuple[np.ndarray, ...]:
+    def _by_blocks(self, X, y, function, stacklevel=4) -> tuple[np.ndarray, ...]:
         """Apply a function of rows and conditions to blocks of X, and join.
 
         A value outside the support counts as the nearest within.
@@ -1046,7 +1046,7 @@ class VAEEstimator(
                 f"X has values outside the support {likelihood.support} of "
                 f"{likelihood!r}; they were scored as the nearest value within.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 

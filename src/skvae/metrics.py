@@ -57,7 +57,7 @@ def elbo_parts(estimator: Any, X: Any, y: Any = None) -> dict[str, np.ndarray]:
     array([ True,  True,  True,  True,  True])
     """
     vae, X = unwrap(estimator, X)
-    reconstruction, kl = vae._by_blocks(X, y, vae._fitted.elbo_parts)
+    reconstruction, kl = vae._by_blocks(X, y, vae._fitted.elbo_parts, stacklevel=3)
     return {"reconstruction": reconstruction, "kl": kl, "total": reconstruction + kl}
 
 
