@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 
 from skvae import VAEEstimator
-from skvae.likelihoods import LIKELIHOODS
+from skvae.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture
 from skvae.model import Batch, incompatibility
 from skvae.networks import MLP, NETWORKS, ConvNet, FlowMLP, LadderNet
 from skvae.objectives import ELBO, IWAE, MIWAE, OBJECTIVES, WAE, BetaTC, InfoVAE
@@ -27,7 +27,9 @@ SMALL = {
         "mlp": MLP(),
         "ladder": LadderNet(),
     },
-    "likelihood": {},
+    "likelihood": {
+        "discretized_logistic_mixture": DiscretizedLogisticMixture(2, n_channels=1),
+    },
     "prior": {
         "normal": StandardNormal(),
         "mixture": MixturePrior(n_components=3),
@@ -125,7 +127,13 @@ def make(names, **options):
 def rows_for(names):
     """Digits as grey values, or by their counts where the support asks for that."""
     likelihood = AXES["likelihood"][names.get("likelihood", "bernoulli")]
-    for X in (DIGITS / 16, DIGITS, (DIGITS > 8).astype(float), DIGITS / 16 + 0.5):
+    for X in (
+        DIGITS / 16,
+        DIGITS,
+        (DIGITS > 8).astype(float),
+        (DIGITS + 1) / 18,
+        np.eye(64)[DIGITS.argmax(axis=1)],
+    ):
         if likelihood.in_support(X).all():
             return X
     raise AssertionError(f"no digits for {likelihood!r}")
