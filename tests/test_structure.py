@@ -22,7 +22,10 @@ FLOORS = [
     {"engine"},
     {"progress", "inference"},
     {"estimator"},
-    {"model_selection", "metrics", "plotting", "datasets"},
+    {"model_selection", "metrics", "plotting", "datasets", "onnx.metadata"},
+    {"onnx.exporting", "onnx.runtime"},
+    {"onnx.pipeline", "onnx.drawing", "onnx.quantization"},
+    {"onnx"},
     {"demo"},
     {"cli"},
 ]
@@ -32,10 +35,12 @@ INSIDE_FUNCTIONS = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "onnxscript",
     "pandas",
     "polars",
     "rich",
     "safetensors",
+    "skl2onnx",
     "torchvision",
 }
 
@@ -52,36 +57,54 @@ def imports(tree, *, top_level_only=False):
                 yield alias.name, []
 
 
-def own(tree):
-    for module, names in imports(tree):
-        if module == ".":
-            yield from names
-        elif module.startswith("."):
-            yield module[1:].split(".")[0]
+FILES = sorted(SOURCE.rglob("*.py"))
+on_every_file = pytest.mark.parametrize(
+    "path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix()
+)
+
+
+def dotted(path):
+    """The name of a file of ours within skvae: "onnx.runtime", "onnx" for its init."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def own(path):
+    """Dotted names of the files of ours that a file imports."""
+    package = path.parent.relative_to(SOURCE).parts
+    for module, names in imports(ast.parse(path.read_text())):
+        if module.startswith("."):
+            level = len(module) - len(module.lstrip("."))
+            above = package[: len(package) + 1 - level]
+            parts = [*above, *filter(None, module.lstrip(".").split("."))]
         elif module.split(".")[0] == "skvae":
-            yield from names if module == "skvae" else [module.split(".")[1]]
+            parts = module.split(".")[1:]
+        else:
+            continue
+        folder = SOURCE.joinpath(*parts)
+        for name in names or [""]:
+            is_file = name and (folder / f"{name}.py").exists()
+            if found := ".".join([*parts, name] if is_file else parts):
+                yield found
 
 
-FILES = sorted(SOURCE.glob("*.py"))
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@on_every_file
 def test_imports_go_downwards(path):
-    assert path.stem in FLOOR, f"{path.name} has no floor yet: put it into FLOORS"
+    name = dotted(path)
+    assert name in FLOOR, f"{path.name} has no floor yet: put it into FLOORS"
     if path.stem == "__init__":
         return
-    for module in own(ast.parse(path.read_text())):
-        if module != "__version__":
-            assert FLOOR[module] < FLOOR[path.stem], f"{path.stem} imports {module}"
+    for module in own(path):
+        assert FLOOR[module] < FLOOR[name], f"{name} imports {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@on_every_file
 def test_extras_are_imported_where_they_are_used(path):
     for module, _ in imports(ast.parse(path.read_text()), top_level_only=True):
         assert module.split(".")[0] not in INSIDE_FUNCTIONS
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@on_every_file
 def test_private_names_of_others_live_in_compat(path):
     if path.stem == "_compat":
         return
@@ -93,11 +116,12 @@ def test_private_names_of_others_live_in_compat(path):
         assert not private, f"{path.stem} imports {private} of {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+@on_every_file
 def test_every_file_has_its_tests(path):
     if path.stem in ("__init__", "_compat", "spec"):
         return
-    assert (Path(__file__).parent / f"test_{path.stem}.py").exists()
+    name = dotted(path).replace(".", "_")
+    assert (Path(__file__).parent / f"test_{name}.py").exists()
 
 
 def test_import_is_quick():

@@ -1,0 +1,629 @@
+"""The computational graph of a VAE as a picture: SVG, without any program to call."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.isotonic import isotonic_regression
+
+from .exporting import export
+from .metadata import require, shape_of, write_atomically
+
+VIEWS = ("compact", "full")
+# Band -> title, line colour, fill colour; in the order of the computation.
+BANDS = {
+    "preprocessing": ("Preprocessing", "#6b7280", "#f3f4f6"),
+    "input": ("Input", "#6b7280", "#f3f4f6"),
+    "encoder": ("Encoder", "#2563eb", "#e8f0fe"),
+    "posterior": ("Posterior", "#7c3aed", "#f1ebfd"),
+    "prior": ("Prior", "#7c3aed", "#f1ebfd"),
+    "decoder": ("Decoder", "#059669", "#e6f6ef"),
+    "loss": ("Loss", "#d97706", "#fdf2e0"),
+    "output": ("Output", "#0891b2", "#e3f5f9"),
+}
+ORDER = {name: i for i, name in enumerate(BANDS)}
+# Operators that move numbers and change none.
+LAYOUT = {
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"),
+    *("Expand", "Slice", "Split", "Gather", "DynamicQuantizeLinear", "QuantizeLinear"),
+    *("DequantizeLinear", "ConstantOfShape", "Pad"),
+}
+ACTIVATIONS = {
+    **{name: name for name in ("Tanh", "Sigmoid", "Softplus", "Elu", "Gelu", "Erf")},
+    **{"Relu": "ReLU", "LeakyRelu": "Leaky ReLU", "Selu": "SELU", "HardSwish": "Swish"},
+    **{"Softmax": "Softmax", "PRelu": "PReLU", "Mish": "Mish", "Swish": "SiLU"},
+    **{"MaxPool": "Max pool", "AveragePool": "Mean pool", "Resize": "Resize"},
+    **{"GlobalAveragePool": "Mean over the image"},
+}
+LAYERS = {
+    *("Gemm", "MatMul", "MatMulInteger", "Conv", "ConvInteger", "ConvTranspose"),
+    *("QLinearMatMul", "QLinearConv", "QGemm"),
+}
+
+
+def draw(
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    view: str = "compact",
+    *,
+    part: str | None = None,
+) -> str:
+    """Draw the computational graph of a VAE.
+
+    Bands show encoder, posterior, decoder and loss from top to bottom; edges carry the
+    shapes of what flows, with N rows and S draws of z.
+
+    Parameters
+    ----------
+    model : VAEEstimator, path-like or onnx.ModelProto
+        A fitted estimator (drawn from rows to ELBO), or an exported file.
+    path : path-like or None, default=None
+        Where to write the SVG.
+    view : {"compact", "full"}, default="compact"
+        "compact" draws one box per layer, "full" one per node of the graph.
+    part : str or None, default=None
+        Which part of a file of several to draw; None is the ELBO, which holds the
+        others. Of an estimator, any part of :func:`skvae.onnx.export`.
+
+    Returns
+    -------
+    svg : str
+
+    Examples
+    --------
+    >>> from skvae.onnx import draw
+    >>> draw(vae, "vae.svg")  # doctest: +SKIP
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r} must be one of {list(VIEWS)}.")
+    if isinstance(model, BaseEstimator):
+        model = export(model, None, part or "elbo")  # type: ignore[arg-type]
+    graph = _read(model, part)
+    boxes = _boxes(graph, compact=view == "compact")
+    svg = _svg(_lay_out(boxes), graph)
+    if path is not None:
+        write_atomically(path, svg.encode())
+    return svg
+
+
+# ---------------------------------------------------------------------- the graph
+
+
+@dataclass
+class _Graph:
+    """What is drawn of an ONNX graph."""
+
+    nodes: list[Any]
+    inputs: list[str]
+    outputs: list[str]
+    shapes: dict[str, str]  # of tensors, as text
+    weights: dict[str, list[int]]  # dimensions of initialisers
+    bands: dict[int, str]  # id of a node -> band
+    random: set[str]  # tensors that depend on noise
+    entries: dict[str, str]  # metadata
+
+    @property
+    def producers(self) -> dict[str, int]:
+        return {out: i for i, node in enumerate(self.nodes) for out in node.output}
+
+
+def _read(model: Any, part: str | None) -> _Graph:
+    onnx = require("onnx")
+    if isinstance(model, str | os.PathLike):
+        model = onnx.load(Path(model))
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(
+            "draw takes a fitted VAEEstimator, a path or an onnx.ModelProto, got "
+            f"{type(model).__name__}."
+        )
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    prefixes = sorted({o.name.split(".")[0] for o in model.graph.output if "." in o.name})
+    if entries.get("part") == '"all"':
+        part = part or "elbo"
+        if part not in prefixes:
+            raise ValueError(f"part={part!r} must be one of {prefixes}.")
+    else:
+        prefixes = []
+    outputs = [
+        o.name
+        for o in model.graph.output
+        if not prefixes or o.name.split(".")[0] == part
+    ]
+
+    nodes: list[Any] = []
+    needed = set(outputs)
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            nodes.insert(0, node)
+    inputs = [v.name for v in model.graph.input if v.name in needed]
+    weights = {w.name: list(w.dims) for w in model.graph.initializer}
+    constants = {n.output[0] for n in nodes if n.op_type == "Constant"}
+    random = {name for name in inputs if name.split(".")[-1] == "noise"}
+    for node in nodes:
+        if random & set(node.input):
+            random |= set(node.output)
+
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        if value.type.HasField("tensor_type"):
+            shapes[value.name] = _shape(shape_of(value), value.name in random)
+    graph = _Graph(
+        nodes=[n for n in nodes if n.op_type != "Constant"],
+        inputs=[name for name in inputs if name not in weights or prefixes],
+        outputs=outputs,
+        shapes=shapes,
+        weights={k: v for k, v in weights.items() if k not in inputs}
+        | dict.fromkeys(constants, []),
+        bands={},
+        random=random,
+        entries=entries,
+    )
+    graph.bands = _find_bands(graph)
+    return graph
+
+
+def _shape(dims: list[int | str], random: bool) -> str:
+    """A shape as text: N rows, S draws."""
+
+    def name(dim):
+        if isinstance(dim, int):
+            return f"{dim:,}"
+        if dim.endswith("rows"):
+            return "N"
+        if dim.endswith("draws"):
+            return "S"
+        return "S·N" if random else "N"
+
+    return " × ".join(name(d) for d in dims)
+
+
+def _find_bands(graph: _Graph) -> dict[int, str]:
+    """The band in a node's name, or else that of what it follows."""
+    bands: dict[int, str] = {}
+    producers = graph.producers
+    for i, node in enumerate(graph.nodes):
+        named = [b for b in node.name.replace("_", "/").split("/") if b in BANDS]
+        if named:
+            bands[i] = named[0]
+            continue
+        before = [bands[producers[t]] for t in node.input if t in producers]
+        bands[i] = max(before, key=ORDER.__getitem__, default="preprocessing")
+    # A computation never goes back to an earlier band.
+    for i in reversed(range(len(graph.nodes))):
+        after = [
+            bands[j]
+            for j in range(i + 1, len(graph.nodes))
+            if set(graph.nodes[i].output) & set(graph.nodes[j].input)
+        ]
+        if after:
+            bands[i] = min([bands[i], *after], key=ORDER.__getitem__)
+    return bands
+
+
+# ---------------------------------------------------------------------- the boxes
+
+
+@dataclass
+class _Box:
+    """A rounded rectangle with a line of text, or an invisible bend of an edge."""
+
+    label: str = ""
+    note: str = ""
+    band: str = ""
+    kind: str = "box"  # "box", "input", "output" or "bend"
+    members: list[str] = field(default_factory=list)
+    rank: int = 0
+    x: float = 0.0
+    y: float = 0.0
+
+    @property
+    def width(self) -> float:
+        if self.kind == "bend":
+            return 10.0
+        return max(76.0, 7.4 * len(self.label) + 28, 6.0 * len(self.note) + 28)
+
+
+@dataclass
+class _Boxes:
+    boxes: list[_Box]
+    edges: dict[tuple[int, int], str]  # with the shape that flows
+
+
+def _boxes(graph: _Graph, *, compact: bool) -> _Boxes:
+    """Boxes of the nodes, and the edges between boxes."""
+    boxes: list[_Box] = []
+    home: dict[str, int] = {}  # tensor -> box that it comes from
+    for name in graph.inputs:
+        home[name] = len(boxes)
+        boxes.append(_Box(name.split(".")[-1], kind="input", members=[name]))
+    if compact:
+        keys = _compact_keys(graph)
+    else:
+        keys = {i: (i,) for i in range(len(graph.nodes))}
+    by_key: dict[Any, int] = {}
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, node in enumerate(graph.nodes):
+        if i not in keys:
+            continue
+        key = keys[i]
+        if isinstance(key, str):  # a layout node on an input belongs to that input
+            box = home[key]
+        elif key in by_key:
+            box = by_key[key]
+        else:
+            box = by_key[key] = len(boxes)
+            boxes.append(_Box(band=graph.bands[i]))
+        boxes[box].members.append(node.name)
+        if boxes[box].kind == "box":
+            groups[box].append(i)
+        home.update((tensor, box) for tensor in node.output)
+
+    for box, members in groups.items():
+        nodes = [graph.nodes[i] for i in members]
+        if compact:
+            boxes[box].label, boxes[box].note = _label(graph, members)
+        else:
+            boxes[box].label = nodes[0].op_type
+            sizes = [graph.weights[t] for t in nodes[0].input if t in graph.weights]
+            boxes[box].note = ", ".join(
+                "×".join(map(str, size)) for size in sizes if len(size) > 0
+            )
+    edges: dict[tuple[int, int], str] = {}
+    for i, node in enumerate(graph.nodes):
+        for tensor in node.input:
+            if i in keys and tensor in home:
+                edge = home[tensor], home[node.output[0]]
+                if edge[0] != edge[1]:
+                    edges.setdefault(edge, graph.shapes.get(tensor, ""))
+    for name in graph.outputs:
+        if name in home:
+            edges[home[name], len(boxes)] = graph.shapes.get(name, "")
+            boxes.append(_Box(name.split(".")[-1], kind="output", members=[name]))
+    return _Boxes(boxes, edges)
+
+
+def _compact_keys(graph: _Graph) -> dict[int, Any]:
+    """The box of each node, by a key; nodes that only work out shapes have none."""
+    producers, bands = graph.producers, graph.bands
+    static: set[str] = {""}
+    keys: dict[int, Any] = {}
+    depth: dict[str, int] = defaultdict(int)  # layers on the way to a tensor
+    decoded: set[str] = set()  # tensors that depend on the decoder
+    divergence: set[str] = set()  # loss tensors that do not
+
+    for i, node in enumerate(graph.nodes):
+        data = [t for t in node.input if t not in static and t not in graph.weights]
+        if node.op_type in ("Shape", "Size") or not data:
+            static |= set(node.output)
+            continue
+        band = bands[i]
+        layer = node.op_type in LAYERS and any(t in graph.weights for t in node.input)
+        here = max((depth[t] for t in data), default=0) + layer
+        depth.update((t, here) for t in node.output)
+        if band == "decoder" or decoded & set(data):
+            decoded |= set(node.output)
+
+        sources = {_source(t, keys, producers) for t in data}
+        if band in ("encoder", "decoder", "preprocessing") or layer:
+            norm = "Normalization" in node.op_type
+            if layer or norm or node.op_type in ACTIVATIONS:
+                keys[i] = (i,)
+            elif len(sources) == 1 and (
+                node.op_type in LAYOUT
+                or any(bands.get(producers.get(t, -1)) == band for t in data)
+            ):
+                keys[i] = sources.pop()
+            else:
+                keys[i] = (i,)
+        elif band == "loss":
+            if not decoded & set(node.output):
+                keys[i] = ("kl",)
+                divergence |= set(node.output)
+            elif divergence & set(data):
+                keys[i] = ("elbo",)
+                divergence |= set(node.output)
+            else:
+                keys[i] = ("reconstruction",)
+        elif band == "input" and node.op_type in LAYOUT and len(sources) == 1:
+            keys[i] = sources.pop()
+        else:
+            keys[i] = (band, here, bool(graph.random & set(node.output)))
+    return keys
+
+
+def _source(tensor: str, keys: dict[int, Any], producers: dict[str, int]) -> Any:
+    return keys[producers[tensor]] if tensor in producers else tensor
+
+
+def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
+    """What a box of several nodes does, and a note in small print."""
+    nodes = [graph.nodes[i] for i in members]
+    ops = [node.op_type for node in nodes]
+    band = graph.bands[members[0]]
+    first = nodes[0]
+    for node in nodes:
+        if node.op_type in LAYERS and any(t in graph.weights for t in node.input):
+            return _layer(graph, node)
+    if band == "loss":
+        inside = _compact_keys(graph)[members[0]][0]
+        return {
+            "kl": ("KL(q(z|x) ‖ p(z))", ""),
+            "reconstruction": (
+                "−log p(x|z)",
+                graph.entries.get("likelihood", "").strip('"'),
+            ),
+            "elbo": ("ELBO = log p(x|z) − KL", "in nats per row"),
+        }[inside]
+    if band == "posterior":
+        if any(graph.random & set(node.output) for node in nodes):
+            return "z = mean + σ · noise", "reparameterisation"
+        return ("mean, log-variance", "") if len(nodes) > 1 else ("mean", "")
+    if band == "input":
+        steps = []
+        if {"Clip", "Max", "Min"} & set(ops):
+            steps.append("clip to the support")
+        if {"Sub", "Div"} & set(ops):
+            steps.append("standardise")
+        return ", ".join(steps) or " ".join(ops), ""
+    if band == "output":
+        restored = {"Mul", "Add"} <= set(ops) and "Cast" in ops
+        return "E[x|z]", "in the units of X" if restored else ACTIVATIONS.get(ops[-1], "")
+    if band == "prior":
+        return "z from the prior", graph.entries.get("prior", "").strip('"')
+    for op in ops:
+        if op in ACTIVATIONS:
+            return ACTIVATIONS[op], ""
+        if "Normalization" in op:
+            return op.replace("Normalization", " normalisation"), ""
+    return first.op_type, ""
+
+
+def _layer(graph: _Graph, node: Any) -> tuple[str, str]:
+    """A layer with weights: "Linear 784 → 400"."""
+    names = [t for t in node.input if len(graph.weights.get(t, [])) > 1]
+    size = graph.weights[names[0]] if names else []
+    attributes = {a.name: a for a in node.attribute}
+    note = "int8" if "Integer" in node.op_type or node.op_type[0] == "Q" else ""
+    if "Conv" in node.op_type:
+        groups = attributes["group"].i if "group" in attributes else 1
+        inside, outside = size[1] * groups, size[0]
+        if node.op_type == "ConvTranspose":
+            inside, outside = size[0], size[1] * groups
+        details = [" × ".join(map(str, size[2:]))]
+        strides = list(attributes["strides"].ints) if "strides" in attributes else []
+        if any(stride != 1 for stride in strides):
+            details.append(f"stride {strides[0]}")
+        title = "Transposed conv" if node.op_type == "ConvTranspose" else "Conv"
+        return f"{title} {inside:,} → {outside:,}", ", ".join([*details, note]).strip(", ")
+    if len(size) < 2:
+        return "Linear", note
+    transposed = "transB" in attributes and attributes["transB"].i
+    n_out, n_in = size[-2:] if transposed else size[:-3:-1]
+    return f"Linear {n_in:,} → {n_out:,}", note
+
+
+# ---------------------------------------------------------------------- the layout
+
+HEIGHT, GAP_X, GAP_Y, MARGIN, TOP = 40.0, 30.0, 30.0, 120.0, 74.0
+
+
+def _lay_out(drawn: _Boxes) -> _Boxes:
+    """Give every box its place: layers by longest path, few crossings, short edges."""
+    boxes, edges = drawn.boxes, drawn.edges
+    _rank(boxes, edges)
+    # An edge over several ranks bends at each of them.
+    segments: dict[tuple[int, int], str] = {}
+    for (a, b), shape in edges.items():
+        for rank in range(boxes[a].rank + 1, boxes[b].rank):
+            boxes.append(_Box(kind="bend", rank=rank))
+            segments[a, len(boxes) - 1] = shape
+            a, shape = len(boxes) - 1, ""
+        segments[a, b] = shape
+    above, below = defaultdict(list), defaultdict(list)
+    for a, b in segments:
+        above[b].append(a)
+        below[a].append(b)
+    ranks: list[list[int]] = [[] for _ in range(1 + max(b.rank for b in boxes))]
+    for i, box in enumerate(boxes):
+        ranks[box.rank].append(i)
+
+    place = {i: float(k) for row in ranks for k, i in enumerate(row)}
+    for sweep in range(12):
+        down = sweep % 2 == 0
+        near = above if down else below
+        for row in ranks if down else ranks[::-1]:
+            row.sort(
+                key=lambda i: np.mean([place[j] for j in near[i]])
+                if near[i]
+                else place[i]
+            )
+            place.update((i, float(k)) for k, i in enumerate(row))
+    _centre(boxes, ranks, above, below)
+    for box in boxes:
+        box.y = TOP + HEIGHT / 2 + box.rank * (HEIGHT + GAP_Y)
+    return _Boxes(boxes, segments)
+
+
+def _rank(boxes: list[_Box], edges: Iterable[tuple[int, int]]) -> None:
+    """Ranks by longest path, one band below the other, inputs next to their use."""
+    before, after = defaultdict(list), defaultdict(list)
+    for a, b in edges:
+        before[b].append(a)
+        after[a].append(b)
+    floor = 1
+    for band in BANDS:
+        inside = [i for i, box in enumerate(boxes) if box.band == band]
+        for i in inside:
+            boxes[i].rank = floor
+        for _ in inside:  # as often as the longest path can be
+            moved = False
+            for i in inside:
+                for j in before[i]:
+                    if boxes[j].band == band and boxes[i].rank <= boxes[j].rank:
+                        boxes[i].rank, moved = boxes[j].rank + 1, True
+            if not moved:
+                break
+        floor = max([floor - 1, *(boxes[i].rank for i in inside)]) + 1
+    for i, box in enumerate(boxes):
+        if box.kind == "output":
+            box.rank = floor
+        elif box.kind == "input":
+            box.rank = min((boxes[j].rank for j in after[i]), default=1) - 1
+    # Where a producer can stand lower without a longer way, it stands by its use.
+    first = min(box.rank for box in boxes)
+    for box in boxes:
+        box.rank -= first
+
+
+def _centre(boxes, ranks, above, below) -> None:
+    """Each box near the mean of its neighbours, in order and without overlap."""
+    for row in ranks:
+        x = 0.0
+        for i in row:
+            boxes[i].x = x + boxes[i].width / 2
+            x += boxes[i].width + GAP_X
+    for sweep in range(40):
+        for row in ranks if sweep % 2 == 0 else ranks[::-1]:
+            wanted, weights, offsets = [], [], [0.0]
+            for i in row:
+                near = [*above[i], *below[i]]
+                wanted.append(np.mean([boxes[j].x for j in near]) if near else boxes[i].x)
+                # Long edges straight, first of all.
+                weights.append(8.0 if boxes[i].kind == "bend" else 1.0 + len(near))
+            for i, j in zip(row, row[1:], strict=False):
+                gap = (boxes[i].width + boxes[j].width) / 2 + GAP_X
+                offsets.append(offsets[-1] + gap)
+            shifted = np.array(wanted) - offsets
+            fitted = isotonic_regression(shifted, sample_weight=np.array(weights))
+            for i, x in zip(row, fitted + offsets, strict=True):
+                boxes[i].x = float(x)
+    left = min(box.x - box.width / 2 for box in boxes)
+    for box in boxes:
+        box.x += MARGIN - left
+
+
+# ---------------------------------------------------------------------- the picture
+
+STYLE = """
+text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+.label { font-size: 13px; fill: #111827; text-anchor: middle; }
+.note { font-size: 10.5px; fill: #6b7280; text-anchor: middle; }
+.shape { font-size: 10.5px; fill: #4b5563; paint-order: stroke; stroke-width: 4px; }
+.edge { fill: none; stroke: #6b7280; stroke-width: 1.3px; }
+.band { font-size: 12px; font-weight: 600; }
+.title { font-size: 16px; font-weight: 600; fill: #111827; }
+.subtitle { font-size: 12px; fill: #6b7280; }
+"""
+
+
+def _svg(drawn: _Boxes, graph: _Graph) -> str:
+    boxes = drawn.boxes
+    width = max(box.x + box.width / 2 for box in boxes) + 40
+    title, subtitle = _titles(graph)
+    width = max(width, 40 + 8.8 * len(title), 40 + 6.4 * len(subtitle))
+    height = max(box.y for box in boxes) + HEIGHT / 2 + 24
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
+        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'aria-label="{escape(title)}">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style>",
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="#6b7280"/>'
+        "</marker></defs>",
+        f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
+        f'<text class="title" x="20" y="28">{escape(title)}</text>',
+        f'<text class="subtitle" x="20" y="48">{escape(subtitle)}</text>',
+    ]
+    colours = {}
+    for band, (name, line, fill) in BANDS.items():
+        rows = [box for box in boxes if box.band == band]
+        if not rows:
+            continue
+        top = min(box.y for box in rows) - HEIGHT / 2 - GAP_Y / 2 + 3
+        bottom = max(box.y for box in rows) + HEIGHT / 2 + GAP_Y / 2 - 3
+        out.append(
+            f'<rect x="12" y="{top:.1f}" width="{width - 24:.1f}" '
+            f'height="{bottom - top:.1f}" rx="10" fill="{fill}"/>'
+            f'<text class="band" x="24" y="{top + 20:.1f}" fill="{line}">{name}</text>'
+        )
+        for row in {box.rank for box in rows}:
+            colours[row] = fill
+    out += _edges(drawn, colours)
+    for box in boxes:
+        if box.kind == "bend":
+            continue
+        line = BANDS[box.band][1] if box.band else "#374151"
+        round_ends = HEIGHT / 2 if box.kind != "box" else 7
+        weight, fill = (1.4, "#ffffff") if box.kind == "box" else (1.4, "#f9fafb")
+        left, top = box.x - box.width / 2, box.y - HEIGHT / 2
+        middle = box.y + (4.5 if not box.note else -2)
+        out.append(
+            f"<g><title>{escape(', '.join(box.members))}</title>"
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{box.width:.1f}" '
+            f'height="{HEIGHT:.0f}" rx="{round_ends:.0f}" fill="{fill}" '
+            f'stroke="{line}" stroke-width="{weight}"/>'
+            f'<text class="label" x="{box.x:.1f}" y="{middle:.1f}">'
+            f"{escape(box.label)}</text>"
+            + (
+                f'<text class="note" x="{box.x:.1f}" y="{box.y + 13:.1f}">'
+                f"{escape(box.note)}</text>"
+                if box.note
+                else ""
+            )
+            + "</g>"
+        )
+    return "\n".join([*out, "</svg>\n"])
+
+
+def _edges(drawn: _Boxes, colours: dict[int, str]) -> list[str]:
+    boxes, paths, labels = drawn.boxes, [], []
+    seen: set[tuple[int, str]] = set()
+    for (a, b), shape in drawn.edges.items():
+        start, stop = boxes[a], boxes[b]
+        y0, y1 = start.y + HEIGHT / 2, stop.y - HEIGHT / 2
+        # Where several edges meet a box, they meet it side by side.
+        x0, x1 = _port(drawn, a, b, outgoing=True), _port(drawn, b, a, outgoing=False)
+        bend = (y1 - y0) * 0.55
+        tail = f" L{x1:.1f},{stop.y + HEIGHT / 2:.1f}" if stop.kind == "bend" else ""
+        end = "" if stop.kind == "bend" else ' marker-end="url(#arrow)"'
+        paths.append(
+            f'<path class="edge" d="M{x0:.1f},{y0:.1f} C{x0:.1f},{y0 + bend:.1f} '
+            f'{x1:.1f},{y1 - bend:.1f} {x1:.1f},{y1:.1f}{tail}"{end}/>'
+        )
+        if shape and (a, shape) not in seen:
+            seen.add((a, shape))
+            labels.append(
+                f'<text class="shape" x="{(x0 + x1) / 2 + 6:.1f}" '
+                f'y="{(y0 + y1) / 2 + 3.5:.1f}" stroke="none">{escape(shape)}</text>'
+            )
+    return [*paths, *labels]
+
+
+def _port(drawn: _Boxes, box: int, other: int, *, outgoing: bool) -> float:
+    """Where along a box's side an edge to or from another box begins or ends."""
+    boxes = drawn.boxes
+    near = {(b if outgoing else a) for a, b in drawn.edges if (a if outgoing else b) == box}
+    order = sorted(near, key=lambda i: boxes[i].x)
+    step = min(18.0, 0.7 * boxes[box].width / max(1, len(order)))
+    return boxes[box].x + step * (order.index(other) - (len(order) - 1) / 2)
+
+
+def _titles(graph: _Graph) -> tuple[str, str]:
+    entries = {key: value.strip('"') for key, value in graph.entries.items()}
+    title = entries.get("estimator", "ONNX graph")
+    choices = [entries[k] for k in ("network", "likelihood", "prior") if k in entries]
+    if choices:
+        title = f"{title}: {' · '.join(choices)}"
+    n_weights = sum(int(np.prod(size)) for size in graph.weights.values())
+    letters = "N rows"
+    if graph.random:
+        letters += ", S draws of z for each"
+    return title, f"{letters} · {n_weights:,} weights · {len(graph.nodes)} nodes"
