@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linprog
 from sklearn.base import BaseEstimator
-from sklearn.isotonic import isotonic_regression
 
 from .exporting import export
 from .metadata import require, shape_of, write_atomically
@@ -149,6 +150,8 @@ def _read(model: Any, part: str | None) -> _Graph:
     for node in nodes:
         if random & set(node.input):
             random |= set(node.output)
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
 
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {}
@@ -186,25 +189,19 @@ def _shape(dims: list[int | str], random: bool) -> str:
 
 
 def _find_bands(graph: _Graph) -> dict[int, str]:
-    """The band in a node's name, or else that of what it follows."""
+    """The band in a node's name, or else that of what follows."""
     bands: dict[int, str] = {}
-    producers = graph.producers
+    users: dict[str, list[int]] = defaultdict(list)
     for i, node in enumerate(graph.nodes):
-        named = [b for b in node.name.replace("_", "/").split("/") if b in BANDS]
-        if named:
-            bands[i] = named[0]
-            continue
-        before = [bands[producers[t]] for t in node.input if t in producers]
-        bands[i] = max(before, key=ORDER.__getitem__, default="preprocessing")
-    # A computation never goes back to an earlier band.
+        for tensor in node.input:
+            users[tensor].append(i)
     for i in reversed(range(len(graph.nodes))):
-        after = [
-            bands[j]
-            for j in range(i + 1, len(graph.nodes))
-            if set(graph.nodes[i].output) & set(graph.nodes[j].input)
-        ]
-        if after:
-            bands[i] = min([bands[i], *after], key=ORDER.__getitem__)
+        node = graph.nodes[i]
+        named = [part for part in node.name.split("/") if part in BANDS][-1:]
+        # An unnamed node, as quantisation puts in, goes with its use; and no
+        # computation goes back to an earlier band.
+        after = [bands[j] for tensor in node.output for j in users[tensor]]
+        bands[i] = min([*named, *after], key=ORDER.__getitem__, default="output")
     return bands
 
 
@@ -235,6 +232,7 @@ class _Box:
 class _Boxes:
     boxes: list[_Box]
     edges: dict[tuple[int, int], str]  # with the shape that flows
+    ports: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
 
 def _boxes(graph: _Graph, *, compact: bool) -> _Boxes:
@@ -304,6 +302,8 @@ def _compact_keys(graph: _Graph) -> dict[int, Any]:
         if node.op_type in ("Shape", "Size") or not data:
             static |= set(node.output)
             continue
+        if node.op_type == "DynamicQuantizeLinear":  # scale and zero point
+            static |= set(node.output[1:])
         band = bands[i]
         layer = node.op_type in LAYERS and any(t in graph.weights for t in node.input)
         here = max((depth[t] for t in data), default=0) + layer
@@ -391,7 +391,9 @@ def _layer(graph: _Graph, node: Any) -> tuple[str, str]:
     names = [t for t in node.input if len(graph.weights.get(t, [])) > 1]
     size = graph.weights[names[0]] if names else []
     attributes = {a.name: a for a in node.attribute}
-    note = "int8" if "Integer" in node.op_type or node.op_type[0] == "Q" else ""
+    dequantised = any(graph.producers.get(name) is not None for name in names)
+    quantised = "Integer" in node.op_type or node.op_type[0] == "Q" or dequantised
+    note = "int8" if quantised else ""
     if "Conv" in node.op_type:
         groups = attributes["group"].i if "group" in attributes else 1
         inside, outside = size[1] * groups, size[0]
@@ -412,7 +414,7 @@ def _layer(graph: _Graph, node: Any) -> tuple[str, str]:
 
 # ---------------------------------------------------------------------- the layout
 
-HEIGHT, GAP_X, GAP_Y, MARGIN, TOP = 40.0, 30.0, 30.0, 120.0, 74.0
+HEIGHT, GAP_X, GAP_Y, MARGIN, TOP = 40.0, 30.0, 34.0, 120.0, 74.0
 
 
 def _lay_out(drawn: _Boxes) -> _Boxes:
@@ -446,10 +448,11 @@ def _lay_out(drawn: _Boxes) -> _Boxes:
                 else place[i]
             )
             place.update((i, float(k)) for k, i in enumerate(row))
-    _centre(boxes, ranks, above, below)
+    ports = _ports(boxes, ranks, segments)
+    _straighten(boxes, ranks, segments, ports)
     for box in boxes:
         box.y = TOP + HEIGHT / 2 + box.rank * (HEIGHT + GAP_Y)
-    return _Boxes(boxes, segments)
+    return _Boxes(boxes, segments, ports)
 
 
 def _rank(boxes: list[_Box], edges: Iterable[tuple[int, int]]) -> None:
@@ -483,31 +486,54 @@ def _rank(boxes: list[_Box], edges: Iterable[tuple[int, int]]) -> None:
         box.rank -= first
 
 
-def _centre(boxes, ranks, above, below) -> None:
-    """Each box near the mean of its neighbours, in order and without overlap."""
+def _straighten(boxes, ranks, segments, ports) -> None:
+    """Places along the ranks that keep edges short, and long edges straight.
+
+    A linear programme (Gansner et al., 1993, "A technique for drawing directed
+    graphs"): the weighted lengths of all edges, under the order within each rank.
+    """
+    n, edges = len(boxes), list(segments)
+    cost = [0.0] * n
+    rows: list[dict[int, float]] = []
+    limits: list[float] = []
+    for k, (a, b) in enumerate(edges):
+        bends = (boxes[a].kind == "bend") + (boxes[b].kind == "bend")
+        cost.append((3.0, 2.0, 8.0)[bends])
+        shift = ports[a, b][0] - ports[a, b][1]
+        for sign in (1.0, -1.0):
+            rows.append({a: sign, b: -sign, n + k: -1.0})
+            limits.append(-sign * shift)
     for row in ranks:
-        x = 0.0
-        for i in row:
-            boxes[i].x = x + boxes[i].width / 2
-            x += boxes[i].width + GAP_X
-    for sweep in range(40):
-        for row in ranks if sweep % 2 == 0 else ranks[::-1]:
-            wanted, weights, offsets = [], [], [0.0]
-            for i in row:
-                near = [*above[i], *below[i]]
-                wanted.append(np.mean([boxes[j].x for j in near]) if near else boxes[i].x)
-                # Long edges straight, first of all.
-                weights.append(8.0 if boxes[i].kind == "bend" else 1.0 + len(near))
-            for i, j in zip(row, row[1:], strict=False):
-                gap = (boxes[i].width + boxes[j].width) / 2 + GAP_X
-                offsets.append(offsets[-1] + gap)
-            shifted = np.array(wanted) - offsets
-            fitted = isotonic_regression(shifted, sample_weight=np.array(weights))
-            for i, x in zip(row, fitted + offsets, strict=True):
-                boxes[i].x = float(x)
-    left = min(box.x - box.width / 2 for box in boxes)
-    for box in boxes:
-        box.x += MARGIN - left
+        for i, j in pairwise(row):
+            rows.append({i: 1.0, j: -1.0})
+            limits.append(-(boxes[i].width + boxes[j].width) / 2 - GAP_X)
+    matrix = np.zeros((len(rows), n + len(edges)))
+    for k, row in enumerate(rows):
+        matrix[k, list(row)] = list(row.values())
+    lowest = [box.width / 2 + MARGIN for box in boxes] + [0.0] * len(edges)
+    solved = linprog(cost, matrix, limits, bounds=[(x, None) for x in lowest])
+    for box, x in zip(boxes, solved.x[:n], strict=True):
+        box.x = float(x)
+
+
+def _ports(boxes, ranks, segments) -> dict[tuple[int, int], tuple[float, float]]:
+    """How far from the middle of its two boxes each edge begins and ends.
+
+    Where several edges meet a box, they meet it side by side.
+    """
+    place = {i: k for row in ranks for k, i in enumerate(row)}
+    offsets: list[dict[tuple[int, int], float]] = [{}, {}]
+    for end in (0, 1):
+        at: dict[int, list[int]] = defaultdict(list)
+        for edge in segments:
+            at[edge[end]].append(edge[1 - end])
+        for i, others in at.items():
+            others.sort(key=place.__getitem__)
+            step = min(18.0, 0.7 * boxes[i].width / len(others))
+            for k, j in enumerate(others):
+                edge = (i, j) if end == 0 else (j, i)
+                offsets[end][edge] = step * (k - (len(others) - 1) / 2)
+    return {edge: (offsets[0][edge], offsets[1][edge]) for edge in segments}
 
 
 # ---------------------------------------------------------------------- the picture
@@ -516,7 +542,7 @@ STYLE = """
 text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .label { font-size: 13px; fill: #111827; text-anchor: middle; }
 .note { font-size: 10.5px; fill: #6b7280; text-anchor: middle; }
-.shape { font-size: 10.5px; fill: #4b5563; paint-order: stroke; stroke-width: 4px; }
+.shape { font-size: 10.5px; fill: #4b5563; }
 .edge { fill: none; stroke: #6b7280; stroke-width: 1.3px; }
 .band { font-size: 12px; font-weight: 600; }
 .title { font-size: 16px; font-weight: 600; fill: #111827; }
@@ -542,7 +568,7 @@ def _svg(drawn: _Boxes, graph: _Graph) -> str:
         f'<text class="title" x="20" y="28">{escape(title)}</text>',
         f'<text class="subtitle" x="20" y="48">{escape(subtitle)}</text>',
     ]
-    colours = {}
+    fills = {}
     for band, (name, line, fill) in BANDS.items():
         rows = [box for box in boxes if box.band == band]
         if not rows:
@@ -555,8 +581,8 @@ def _svg(drawn: _Boxes, graph: _Graph) -> str:
             f'<text class="band" x="24" y="{top + 20:.1f}" fill="{line}">{name}</text>'
         )
         for row in {box.rank for box in rows}:
-            colours[row] = fill
-    out += _edges(drawn, colours)
+            fills[row] = fill
+    out += _edges(drawn, fills)
     for box in boxes:
         if box.kind == "bend":
             continue
@@ -583,14 +609,13 @@ def _svg(drawn: _Boxes, graph: _Graph) -> str:
     return "\n".join([*out, "</svg>\n"])
 
 
-def _edges(drawn: _Boxes, colours: dict[int, str]) -> list[str]:
+def _edges(drawn: _Boxes, fills: dict[int, str]) -> list[str]:
     boxes, paths, labels = drawn.boxes, [], []
     seen: set[tuple[int, str]] = set()
     for (a, b), shape in drawn.edges.items():
         start, stop = boxes[a], boxes[b]
         y0, y1 = start.y + HEIGHT / 2, stop.y - HEIGHT / 2
-        # Where several edges meet a box, they meet it side by side.
-        x0, x1 = _port(drawn, a, b, outgoing=True), _port(drawn, b, a, outgoing=False)
+        x0, x1 = (box.x + p for box, p in zip((start, stop), drawn.ports[a, b], strict=True))
         bend = (y1 - y0) * 0.55
         tail = f" L{x1:.1f},{stop.y + HEIGHT / 2:.1f}" if stop.kind == "bend" else ""
         end = "" if stop.kind == "bend" else ' marker-end="url(#arrow)"'
@@ -600,20 +625,15 @@ def _edges(drawn: _Boxes, colours: dict[int, str]) -> list[str]:
         )
         if shape and (a, shape) not in seen:
             seen.add((a, shape))
+            within = fills.get(start.rank) == fills.get(stop.rank)
+            halo = fills.get(start.rank, "#ffffff") if within else "#ffffff"
+            x, y = (x0 + x1) / 2 + 6, (y0 + y1) / 2
             labels.append(
-                f'<text class="shape" x="{(x0 + x1) / 2 + 6:.1f}" '
-                f'y="{(y0 + y1) / 2 + 3.5:.1f}" stroke="none">{escape(shape)}</text>'
+                f'<rect x="{x - 3:.1f}" y="{y - 7:.1f}" width="{5.9 * len(shape) + 6:.1f}"'
+                f' height="14" rx="4" fill="{halo}" fill-opacity="0.85"/>'
+                f'<text class="shape" x="{x:.1f}" y="{y + 3.5:.1f}">{escape(shape)}</text>'
             )
     return [*paths, *labels]
-
-
-def _port(drawn: _Boxes, box: int, other: int, *, outgoing: bool) -> float:
-    """Where along a box's side an edge to or from another box begins or ends."""
-    boxes = drawn.boxes
-    near = {(b if outgoing else a) for a, b in drawn.edges if (a if outgoing else b) == box}
-    order = sorted(near, key=lambda i: boxes[i].x)
-    step = min(18.0, 0.7 * boxes[box].width / max(1, len(order)))
-    return boxes[box].x + step * (order.index(other) - (len(order) - 1) / 2)
 
 
 def _titles(graph: _Graph) -> tuple[str, str]:
@@ -622,7 +642,14 @@ def _titles(graph: _Graph) -> tuple[str, str]:
     choices = [entries[k] for k in ("network", "likelihood", "prior") if k in entries]
     if choices:
         title = f"{title}: {' · '.join(choices)}"
-    n_weights = sum(int(np.prod(size)) for size in graph.weights.values())
+    used = {
+        tensor
+        for node in graph.nodes
+        if node.op_type in LAYERS
+        for tensor in node.input
+        if tensor in graph.weights
+    }
+    n_weights = sum(int(np.prod(graph.weights[tensor])) for tensor in used)
     letters = "N rows"
     if graph.random:
         letters += ", S draws of z for each"

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -350,6 +351,7 @@ def _tidy(graph: Any, metadata: Metadata) -> None:
         # Stack traces with the paths of whoever exported.
         del node.metadata_props[:]
         node.doc_string = ""
+    _rename_weights(graph)
     # quantize_dynamic fails on shapes of tensors that it replaces.
     del graph.value_info[:]
     del graph.metadata_props[:]
@@ -364,6 +366,20 @@ def _tidy(graph: Any, metadata: Metadata) -> None:
             dims[1].dim_param = f"{prefix}draws"
     if metadata.part == "all":
         give_defaults(graph)
+
+
+def _rename_weights(graph: Any) -> None:
+    """The network's own names: encoder.0.weight, without the way that led to it."""
+    names: dict[str, str] = {}
+    for weight in graph.initializer:
+        short = re.sub(r"^graphs\.part_\w+\.(model\.)?", "", weight.name)
+        short = re.sub(r"^network\.(infer|decode)_step\.network\.", "", short)
+        if short not in names.values():
+            names[weight.name] = short
+    for weight in graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def give_defaults(graph: Any) -> None:

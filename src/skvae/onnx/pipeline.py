@@ -87,7 +87,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         "Cast",
         operator.inputs[0].full_name,
         rows,
-        name=scope.get_unique_operator_name("input/Cast"),
+        name=f"{operator.full_name}/input/Cast",
         to=given.type.tensor_type.elem_type,
     )
     names = {given.name: rows, result.name: operator.outputs[0].full_name, "": ""}
@@ -101,7 +101,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         weight.name = unique(weight.name)
         container.initializers.append(weight)
     for node in graph.node:
-        node.name = scope.get_unique_operator_name(node.name)
+        node.name = f"{operator.full_name}/{node.name}"
         node.input[:] = [unique(name) for name in node.input]
         node.output[:] = [unique(name) for name in node.output]
         container.nodes.append(node)

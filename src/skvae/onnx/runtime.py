@@ -126,6 +126,15 @@ class OnnxVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         return self
 
+    def _feeds(self, part: str, **inputs: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Inputs of a part as the file names and types them."""
+        names = {self.metadata_.name(part, k): v for k, v in inputs.items()}
+        return {
+            name: rows.astype(self._dtypes[name], copy=False)
+            for name, rows in names.items()
+            if rows is not None
+        }
+
     def _run(self, part: str, output: str, **inputs: np.ndarray | None) -> np.ndarray:
         """One output of a part, block by block."""
         metadata = self.metadata_
@@ -134,12 +143,7 @@ class OnnxVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"{os.fspath(self.path)!r} holds {metadata.part!r}, and this needs "
                 f"{part!r}; export with part='all' or part={part!r}."
             )
-        feeds = {
-            metadata.name(part, name): rows
-            for name, rows in inputs.items()
-            if rows is not None
-        }
-        feeds = {name: rows.astype(self._dtypes[name]) for name, rows in feeds.items()}
+        feeds = self._feeds(part, **inputs)
         n_rows = len(next(iter(feeds.values())))
         blocks = []
         for start in range(0, n_rows, BLOCK_ROWS):
@@ -228,20 +232,25 @@ class OnnxVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         elbo : ndarray of float32, shape (n_samples,)
             In nats per row, in the units of X.
         """
-        metadata = self.metadata_
         X = self._check(X)
-        inside = metadata.support.clip(X)
-        if not np.array_equal(inside, X):
+        inputs = self._scored(X, y)
+        if not np.array_equal(inputs["X"], X):
             warnings.warn(
-                f"X has values outside the support of {metadata.likelihood}; they were "
-                "scored as the nearest value within.",
+                f"X has values outside the support of {self.metadata_.likelihood}; "
+                "they were scored as the nearest value within.",
                 UserWarning,
                 stacklevel=2,
             )
+        return self._run("elbo", "elbo", **inputs)
+
+    def _scored(self, X: np.ndarray, y: Any) -> dict[str, Any]:
+        """What the ELBO's graph is fed: rows, the noise that belongs to them, class."""
+        metadata = self.metadata_
+        inside = metadata.support.clip(X)
         hashes = hash_rows(metadata.units.standardize(inside))
-        noise = row_noise(hashes, metadata.n_draws, metadata.n_noise).swapaxes(0, 1)
+        noise = row_noise(hashes, metadata.n_draws, metadata.n_noise)
         condition = self._condition("elbo", y, len(X))
-        return self._run("elbo", "elbo", X=inside, noise=noise, condition=condition)
+        return {"X": inside, "noise": noise.swapaxes(0, 1), "condition": condition}
 
     def sample(self, n_samples=1, random_state=None, *, y=None):
         """New rows: means of p(x|z) for z drawn from the prior.
