@@ -17,10 +17,11 @@ _PUBLIC = {
     "Gaussian": "likelihoods",
     "StandardNormal": "priors",
     "ELBO": "objectives",
+    "OnnxVAE": "onnx",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
 }
-_MODULES = ("datasets", "metrics", "model_selection", "plotting")
+_MODULES = ("datasets", "metrics", "model_selection", "onnx", "plotting")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from . import datasets as datasets
     from . import metrics as metrics
     from . import model_selection as model_selection
+    from . import onnx as onnx
     from . import plotting as plotting
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP
     from .objectives import ELBO as ELBO
+    from .onnx import OnnxVAE as OnnxVAE
     from .priors import StandardNormal as StandardNormal
 
 

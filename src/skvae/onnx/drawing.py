@@ -84,7 +84,7 @@ def draw(
     if view not in VIEWS:
         raise ValueError(f"view={view!r} must be one of {list(VIEWS)}.")
     if isinstance(model, BaseEstimator):
-        model = export(model, None, part or "elbo")  # type: ignore[arg-type]
+        model = export(model, None, part or "elbo")
     graph = _read(model, part)
     boxes = _boxes(graph, compact=view == "compact")
     svg = _svg(_lay_out(boxes), graph)
@@ -124,18 +124,15 @@ def _read(model: Any, part: str | None) -> _Graph:
             f"{type(model).__name__}."
         )
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    prefixes = sorted({o.name.split(".")[0] for o in model.graph.output if "." in o.name})
+    names = [output.name for output in model.graph.output]
+    prefixes = sorted({name.split(".")[0] for name in names if "." in name})
     if entries.get("part") == '"all"':
         part = part or "elbo"
         if part not in prefixes:
             raise ValueError(f"part={part!r} must be one of {prefixes}.")
     else:
         prefixes = []
-    outputs = [
-        o.name
-        for o in model.graph.output
-        if not prefixes or o.name.split(".")[0] == part
-    ]
+    outputs = [n for n in names if not prefixes or n.split(".")[0] == part]
 
     nodes: list[Any] = []
     needed = set(outputs)
@@ -164,7 +161,7 @@ def _read(model: Any, part: str | None) -> _Graph:
         outputs=outputs,
         shapes=shapes,
         weights={k: v for k, v in weights.items() if k not in inputs}
-        | dict.fromkeys(constants, []),
+        | {name: [] for name in constants},
         bands={},
         random=random,
         entries=entries,
@@ -375,7 +372,9 @@ def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
         return ", ".join(steps) or " ".join(ops), ""
     if band == "output":
         restored = {"Mul", "Add"} <= set(ops) and "Cast" in ops
-        return "E[x|z]", "in the units of X" if restored else ACTIVATIONS.get(ops[-1], "")
+        return "E[x|z]", "in the units of X" if restored else ACTIVATIONS.get(
+            ops[-1], ""
+        )
     if band == "prior":
         return "z from the prior", graph.entries.get("prior", "").strip('"')
     for op in ops:
@@ -404,7 +403,9 @@ def _layer(graph: _Graph, node: Any) -> tuple[str, str]:
         if any(stride != 1 for stride in strides):
             details.append(f"stride {strides[0]}")
         title = "Transposed conv" if node.op_type == "ConvTranspose" else "Conv"
-        return f"{title} {inside:,} → {outside:,}", ", ".join([*details, note]).strip(", ")
+        return f"{title} {inside:,} → {outside:,}", ", ".join([*details, note]).strip(
+            ", "
+        )
     if len(size) < 2:
         return "Linear", note
     transposed = "transB" in attributes and attributes["transB"].i
@@ -443,9 +444,9 @@ def _lay_out(drawn: _Boxes) -> _Boxes:
         near = above if down else below
         for row in ranks if down else ranks[::-1]:
             row.sort(
-                key=lambda i: np.mean([place[j] for j in near[i]])
-                if near[i]
-                else place[i]
+                key=lambda i: (
+                    np.mean([place[j] for j in near[i]]) if near[i] else place[i]
+                )
             )
             place.update((i, float(k)) for k, i in enumerate(row))
     ports = _ports(boxes, ranks, segments)
@@ -615,7 +616,9 @@ def _edges(drawn: _Boxes, fills: dict[int, str]) -> list[str]:
     for (a, b), shape in drawn.edges.items():
         start, stop = boxes[a], boxes[b]
         y0, y1 = start.y + HEIGHT / 2, stop.y - HEIGHT / 2
-        x0, x1 = (box.x + p for box, p in zip((start, stop), drawn.ports[a, b], strict=True))
+        x0, x1 = (
+            box.x + p for box, p in zip((start, stop), drawn.ports[a, b], strict=True)
+        )
         bend = (y1 - y0) * 0.55
         tail = f" L{x1:.1f},{stop.y + HEIGHT / 2:.1f}" if stop.kind == "bend" else ""
         end = "" if stop.kind == "bend" else ' marker-end="url(#arrow)"'
@@ -627,11 +630,12 @@ def _edges(drawn: _Boxes, fills: dict[int, str]) -> list[str]:
             seen.add((a, shape))
             within = fills.get(start.rank) == fills.get(stop.rank)
             halo = fills.get(start.rank, "#ffffff") if within else "#ffffff"
-            x, y = (x0 + x1) / 2 + 6, (y0 + y1) / 2
+            x, y, length = (x0 + x1) / 2 + 6, (y0 + y1) / 2, 5.9 * len(shape) + 6
             labels.append(
-                f'<rect x="{x - 3:.1f}" y="{y - 7:.1f}" width="{5.9 * len(shape) + 6:.1f}"'
-                f' height="14" rx="4" fill="{halo}" fill-opacity="0.85"/>'
-                f'<text class="shape" x="{x:.1f}" y="{y + 3.5:.1f}">{escape(shape)}</text>'
+                f'<rect x="{x - 3:.1f}" y="{y - 7:.1f}" width="{length:.1f}" '
+                f'height="14" rx="4" fill="{halo}" fill-opacity="0.85"/>'
+                f'<text class="shape" x="{x:.1f}" y="{y + 3.5:.1f}">'
+                f"{escape(shape)}</text>"
             )
     return [*paths, *labels]
 

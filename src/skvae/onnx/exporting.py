@@ -17,7 +17,6 @@ from ..estimator import VAEEstimator
 from ..inference import ELBO_DRAWS
 from ..model import Model
 from .metadata import (
-    ALL,
     CONDITIONAL,
     PARTS,
     Metadata,
@@ -43,17 +42,18 @@ def export(
     standardisation inside the model, and the likelihood's support for scores, are part
     of it. It draws nothing: noise is an input. Its batch axes are dynamic.
 
-    ===============  =============================================  ======================
-    part             inputs                                         outputs
-    ===============  =============================================  ======================
-    ``encoder``      ``X`` (rows, D)                                ``mean`` (rows, L)
-    ``decoder``      ``Z`` (rows, L)                                ``X_mean`` (rows, D)
-    ``autoencoder``  ``X`` (rows, D)                                ``X_mean`` (rows, D)
-    ``elbo``         ``X`` (rows, D),                               ``elbo``,
-                     ``noise`` (rows, draws, n_noise)               ``reconstruction``,
-                                                                    ``kl`` (rows,)
-    ``prior``        ``noise`` (rows, n_prior_noise)                ``Z`` (rows, L)
-    ===============  =============================================  ======================
+    ===============  ===========================  ==========================
+    part             inputs                       outputs
+    ===============  ===========================  ==========================
+    ``encoder``      ``X`` (rows, D)              ``mean`` (rows, L)
+    ``decoder``      ``Z`` (rows, L)              ``X_mean`` (rows, D)
+    ``autoencoder``  ``X`` (rows, D)              ``X_mean`` (rows, D)
+    ``elbo``         ``X`` (rows, D), ``noise``   ``elbo``,
+                     (rows, draws, n_noise)       ``reconstruction``,
+                                                  ``kl`` (rows,)
+    ``prior``        ``noise``                    ``Z`` (rows, L)
+                     (rows, n_prior_noise)
+    ===============  ===========================  ==========================
 
     ``noise`` is standard normal. With a function of each row's values for noise, as
     :class:`OnnxVAE` makes it, the ELBO is that of ``score_samples``; minus it is an
@@ -218,11 +218,18 @@ class _Steps(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("infer_step").network, name)
+            infer_step: Any = super().__getattr__("infer_step")
+            return getattr(infer_step.network, name)
 
 
 class _Graph(nn.Module):
     """One part of the model as a function of tensors, from and to the user's units."""
+
+    location: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    integer: Tensor
 
     def __init__(
         self, model: Model, metadata: Metadata, part: str, examples: dict[str, Tensor]
@@ -230,7 +237,7 @@ class _Graph(nn.Module):
         super().__init__()
         self.model = model
         self.examples = examples
-        self.compute: Callable[..., tuple[Tensor, ...]] = getattr(self, f"_{part}")
+        self.part = part
         units, support = metadata.units, metadata.support
         self.identity = units.is_identity
         self.log_scale = units.log_scale
@@ -245,7 +252,8 @@ class _Graph(nn.Module):
         self.register_buffer("integer", torch.from_numpy(support.integer))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self.compute(**dict(zip(self.examples, inputs, strict=True)))
+        compute: Callable[..., tuple[Tensor, ...]] = getattr(self, f"_{self.part}")
+        return compute(**dict(zip(self.examples, inputs, strict=True)))
 
     def _standardize(self, X: Tensor) -> Tensor:
         return X if self.identity else ((X - self.location) / self.scale).float()
@@ -411,7 +419,8 @@ def _bands(graph: Any, metadata: Metadata) -> Iterator[str]:
     steps: dict[str, str] = {}  # tensor -> step that made it
     for node in graph.node:
         scopes = next(
-            (p.value for p in node.metadata_props if p.key.endswith("name_scopes")), None
+            (p.value for p in node.metadata_props if p.key.endswith("name_scopes")),
+            None,
         )
         if scopes is None:  # made by an optimisation: it goes with what it came from
             step = next((steps[i] for i in node.input if steps.get(i)), "")

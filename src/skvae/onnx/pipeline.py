@@ -49,7 +49,7 @@ def register(*classes: type[VAEEstimator]) -> None:
 
 
 def _family(parent: type) -> set[type]:
-    return {parent, *(c for child in parent.__subclasses__() for c in _family(child))}
+    return {parent}.union(*(_family(child) for child in parent.__subclasses__()))
 
 
 def _reconstructs(scope: Any, estimator: VAEEstimator) -> bool:

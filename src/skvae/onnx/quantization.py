@@ -87,7 +87,8 @@ def quantize(
 
     Dynamically (activations are quantised as they come), or statically where rows to
     calibrate with are given. Fully connected networks get a quarter of the size and
-    mostly faster; convolutional ones smaller, but not faster.
+    mostly faster; convolutional ones smaller, but not faster. Dynamically, the numbers
+    of a row depend a little on the rows that are run with it, since they share a scale.
 
     Parameters
     ----------
@@ -137,7 +138,11 @@ def quantize(
             "convolutions get smaller, not faster"
             + ("" if calibrating else ", and dynamic quantisation makes them slower")
             + ". Where speed matters, keep the float32 file"
-            + (", or give X_calibration for static quantisation." if not calibrating else ".")
+            + (
+                ", or give X_calibration for static quantisation."
+                if not calibrating
+                else "."
+            )
         )
     _quantize(model, out, before, X_calibration)
     after = OnnxVAE(out, n_threads=1)
@@ -179,7 +184,9 @@ def _complain(report: QuantizationReport) -> None:
     """Say what got worse."""
     worse = []
     if report.bytes_after > report.bytes_before:
-        worse.append(f"larger ({report.bytes_before:,} to {report.bytes_after:,} bytes)")
+        worse.append(
+            f"larger ({report.bytes_before:,} to {report.bytes_after:,} bytes)"
+        )
     if report.rows_per_second_after < 0.95 * report.rows_per_second_before:
         worse.append(
             f"slower ({report.rows_per_second_before:,.0f} to "
@@ -270,7 +277,9 @@ def _quantize(
         "op_types_to_quantize": _OPERATORS,
         "weight_type": quantization.QuantType.QInt8,
         "nodes_to_exclude": [
-            node.name for node in graph.node if not set(_BANDS) & set(node.name.split("/"))
+            node.name
+            for node in graph.node
+            if not set(_BANDS) & set(node.name.split("/"))
         ],
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -297,9 +306,9 @@ def _quantize(
 
 def _reader(vae: OnnxVAE, X: np.ndarray) -> Any:
     """Rows to calibrate with, in blocks, as onnxruntime wants to be given them."""
-    quantization = require("onnxruntime.quantization")
+    base: Any = require("onnxruntime.quantization").CalibrationDataReader
 
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(base):
         def __init__(self):
             self.blocks = iter(range(0, len(X), 256))
 

@@ -159,7 +159,9 @@ class OnnxVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         metadata = self.metadata_
         if metadata.classes is None or part not in CONDITIONAL:
             if y is not None:
-                raise ValueError(f"y was given, but {metadata.estimator} has no classes.")
+                raise ValueError(
+                    f"y was given, but {metadata.estimator} has no classes."
+                )
             return None
         if y is None:
             raise ValueError(
