@@ -2,10 +2,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx_helpers import assert_same, fitted
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
+from onnx_helpers import assert_same, fitted
 from skvae import Gaussian, OnnxVAE, VAEEstimator
 from skvae.likelihoods import LIKELIHOODS
 from skvae.networks import NETWORKS

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx_helpers import fitted
 
+from onnx_helpers import fitted
 from skvae import Bernoulli, Gaussian, __version__
 from skvae.likelihoods import Likelihood
 from skvae.onnx import export, info

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from onnx_helpers import assert_same, fitted
 
 import skvae
+from onnx_helpers import assert_same, fitted
 from skvae import Gaussian, OnnxVAE
 from skvae.onnx import export
 
@@ -129,7 +129,9 @@ def test_it_can_be_pickled_and_cloned(path, X):
 
 def test_bad_input_is_refused(path, X, vae, tmp_path):
     copy = OnnxVAE(path)
-    with pytest.raises(ValueError, match="X has 5 features, but OnnxVAE is expecting 6"):
+    with pytest.raises(
+        ValueError, match="X has 5 features, but OnnxVAE is expecting 6"
+    ):
         copy.transform(X[:, :5])
     with pytest.raises(ValueError, match="Z has 2 columns, but latent_dim=3"):
         copy.inverse_transform(np.zeros((1, 2)))

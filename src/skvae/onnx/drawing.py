@@ -19,6 +19,7 @@ from .metadata import require, shape_of, write_atomically
 VIEWS = ("compact", "full")
 # Band -> title, line colour, fill colour; in the order of the computation.
 BANDS = {
+    "graph": ("Graph", "#6b7280", "#f3f4f6"),
     "preprocessing": ("Preprocessing", "#6b7280", "#f3f4f6"),
     "input": ("Input", "#6b7280", "#f3f4f6"),
     "encoder": ("Encoder", "#2563eb", "#e8f0fe"),
@@ -192,13 +193,30 @@ def _find_bands(graph: _Graph) -> dict[int, str]:
     for i, node in enumerate(graph.nodes):
         for tensor in node.input:
             users[tensor].append(i)
+    names = [
+        next((word for word in node.name.split("/")[::-1] if word in BANDS), None)
+        for node in graph.nodes
+    ]
+    if not any(names):
+        return dict.fromkeys(range(len(names)), "graph")
+    # In a file of ours an unnamed node was put in by quantisation and goes with its
+    # use; in a Pipeline, what comes before the VAE was converted by sklearn-onnx.
+    prepared: set[str] = set()
+    if "skvae" not in graph.entries:
+        for i, node in enumerate(graph.nodes):
+            if not names[i] and set(node.input) <= {
+                *prepared,
+                *graph.inputs,
+                *graph.weights,
+                "",
+            }:
+                names[i] = "preprocessing"
+                prepared |= set(node.output)
     for i in reversed(range(len(graph.nodes))):
-        node = graph.nodes[i]
-        named = [part for part in node.name.split("/") if part in BANDS][-1:]
-        # An unnamed node, as quantisation puts in, goes with its use; and no
-        # computation goes back to an earlier band.
-        after = [bands[j] for tensor in node.output for j in users[tensor]]
-        bands[i] = min([*named, *after], key=ORDER.__getitem__, default="output")
+        # No computation goes back to an earlier band.
+        after = [bands[j] for out in graph.nodes[i].output for j in users[out]]
+        found = [name for name in (names[i], *after) if name]
+        bands[i] = min(found, key=ORDER.__getitem__, default="output")
     return bands
 
 
@@ -309,13 +327,14 @@ def _compact_keys(graph: _Graph) -> dict[int, Any]:
             decoded |= set(node.output)
 
         sources = {_source(t, keys, producers) for t in data}
-        if band in ("encoder", "decoder", "preprocessing") or layer:
+        if band in ("encoder", "decoder", "preprocessing", "graph") or layer:
             norm = "Normalization" in node.op_type
             if layer or norm or node.op_type in ACTIVATIONS:
                 keys[i] = (i,)
             elif len(sources) == 1 and (
                 node.op_type in LAYOUT
-                or any(bands.get(producers.get(t, -1)) == band for t in data)
+                or all(bands.get(producers.get(t, -1)) == band for t in data)
+                and not sources & {*graph.inputs}
             ):
                 keys[i] = sources.pop()
             else:
@@ -377,6 +396,8 @@ def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
         )
     if band == "prior":
         return "z from the prior", graph.entries.get("prior", "").strip('"')
+    if first.op_type == "ArrayFeatureExtractor":
+        return "select columns" + (", scale" if len(ops) > 1 else ""), ""
     for op in ops:
         if op in ACTIVATIONS:
             return ACTIVATIONS[op], ""
@@ -415,7 +436,7 @@ def _layer(graph: _Graph, node: Any) -> tuple[str, str]:
 
 # ---------------------------------------------------------------------- the layout
 
-HEIGHT, GAP_X, GAP_Y, MARGIN, TOP = 40.0, 30.0, 34.0, 120.0, 74.0
+HEIGHT, GAP_X, GAP_Y, MARGIN, TOP = 40.0, 30.0, 34.0, 136.0, 74.0
 
 
 def _lay_out(drawn: _Boxes) -> _Boxes:
