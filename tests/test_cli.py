@@ -72,7 +72,7 @@ def test_export_quantize_and_info(saved, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "part: elbo" in printed
     assert "opset:\n  ai.onnx: 20" in printed
-    assert "noise: ['rows', 'draws', 3]" in printed
+    assert "noise: ['rows', 4, 3]" in printed
     assert cli.main(["quantize", str(out), str(small), "--rows", str(rows)]) == 0
     assert "dynamic int8, measured on rows: given" in capsys.readouterr().out
     options = ["--calibrate", str(rows)]

@@ -49,7 +49,7 @@ def test_the_compact_view_reads_as_the_model_is_taught(elbo):
     ends = ["X", "noise", "elbo", "reconstruction", "kl", "clip to the support"]
     assert sorted(labels) == sorted([*encoder, *posterior, *decoder, *loss, *ends])
     shapes = texts(svg, "shape")
-    assert {"N × 16", "N × 6", "S × N × 3", "N × 3", "S·N × 5", "N"} <= set(shapes)  # noqa: RUF001
+    assert {"N × 16", "N × 6", "4 × N × 3", "N × 3", "4·N × 5", "N"} <= set(shapes)  # noqa: RUF001
 
 
 def test_the_full_view_has_every_node(elbo):

@@ -66,7 +66,7 @@ def test_reconstruction_and_kl_make_the_elbo():
     vae = fitted()
     feeds = {
         "X": np.random.RandomState(1).uniform(0, 1, (5, 16)).astype(np.float32),
-        "noise": np.random.RandomState(2).normal(size=(5, 3, 3)).astype(np.float32),
+        "noise": np.random.RandomState(2).normal(size=(5, 4, 3)).astype(np.float32),
     }
     elbo, reconstruction, kl = run(export(vae, None, "elbo"), feeds)
     np.testing.assert_array_equal(elbo, -(reconstruction + kl))

@@ -59,7 +59,7 @@ def draw(
     """Draw the computational graph of a VAE.
 
     Bands show encoder, posterior, decoder and loss from top to bottom; edges carry the
-    shapes of what flows, with N rows and S draws of z.
+    shapes of what flows, with N rows.
 
     Parameters
     ----------
@@ -155,7 +155,8 @@ def _read(model: Any, part: str | None) -> _Graph:
     shapes = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         if value.type.HasField("tensor_type"):
-            shapes[value.name] = _shape(shape_of(value), value.name in random)
+            draws = entries.get("n_draws", "S") if value.name in random else ""
+            shapes[value.name] = _shape(shape_of(value), draws)
     graph = _Graph(
         nodes=[n for n in nodes if n.op_type != "Constant"],
         inputs=[name for name in inputs if name not in weights or prefixes],
@@ -171,17 +172,13 @@ def _read(model: Any, part: str | None) -> _Graph:
     return graph
 
 
-def _shape(dims: list[int | str], random: bool) -> str:
-    """A shape as text: N rows, S draws."""
+def _shape(dims: list[int | str], n_draws: str) -> str:
+    """A shape as text: N rows, and draws of z for each."""
 
     def name(dim):
         if isinstance(dim, int):
             return f"{dim:,}"
-        if dim.endswith("rows"):
-            return "N"
-        if dim.endswith("draws"):
-            return "S"
-        return "S·N" if random else "N"
+        return "N" if dim.endswith("rows") or not n_draws else f"{n_draws}·N"
 
     return " × ".join(name(d) for d in dims)
 
@@ -329,12 +326,17 @@ def _compact_keys(graph: _Graph) -> dict[int, Any]:
         sources = {_source(t, keys, producers) for t in data}
         if band in ("encoder", "decoder", "preprocessing", "graph") or layer:
             norm = "Normalization" in node.op_type
-            if layer or norm or node.op_type in ACTIVATIONS:
+            gate = _gate(graph.nodes, producers, node)
+            if gate is not None and gate in keys:
+                keys[i] = keys[gate]
+            elif layer or norm or node.op_type in ACTIVATIONS:
                 keys[i] = (i,)
             elif len(sources) == 1 and (
                 node.op_type in LAYOUT
-                or all(bands.get(producers.get(t, -1)) == band for t in data)
-                and not sources & {*graph.inputs}
+                or (
+                    all(bands.get(producers.get(t, -1)) == band for t in data)
+                    and not sources & {*graph.inputs}
+                )
             ):
                 keys[i] = sources.pop()
             else:
@@ -353,6 +355,21 @@ def _compact_keys(graph: _Graph) -> dict[int, Any]:
         else:
             keys[i] = (band, here, bool(graph.random & set(node.output)))
     return keys
+
+
+def _gate(nodes: list[Any], producers: dict[str, int], node: Any) -> int | None:
+    """Index of the sigmoid that a product makes a SiLU of, x * sigmoid(x)."""
+    for i in (producers[t] for t in node.input if t in producers):
+        if node.op_type == "Mul" and nodes[i].op_type == "Sigmoid":
+            if set(node.input) == {*nodes[i].input, *nodes[i].output}:
+                return i
+    return None
+
+
+def _users(graph: _Graph, node: Any) -> list[int]:
+    """Indices of the nodes that use what a node gives."""
+    given = set(node.output)
+    return [j for j, user in enumerate(graph.nodes) if given & set(user.input)]
 
 
 def _source(tensor: str, keys: dict[int, Any], producers: dict[str, int]) -> Any:
@@ -380,7 +397,10 @@ def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
         }[inside]
     if band == "posterior":
         if any(graph.random & set(node.output) for node in nodes):
-            return "z = mean + σ · noise", "reparameterisation"
+            leaves = {graph.bands[j] for node in nodes for j in _users(graph, node)}
+            if leaves & {"decoder", "loss"}:
+                return "z = mean + σ · noise", "reparameterisation"
+            return "transform", ""
         return ("mean, log-variance", "") if len(nodes) > 1 else ("mean", "")
     if band == "input":
         steps = []
@@ -398,6 +418,8 @@ def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
         return "z from the prior", graph.entries.get("prior", "").strip('"')
     if first.op_type == "ArrayFeatureExtractor":
         return "select columns" + (", scale" if len(ops) > 1 else ""), ""
+    if ops[:2] == ["Sigmoid", "Mul"]:
+        return "SiLU", ""
     for op in ops:
         if op in ACTIVATIONS:
             return ACTIVATIONS[op], ""
@@ -576,7 +598,7 @@ def _svg(drawn: _Boxes, graph: _Graph) -> str:
     boxes = drawn.boxes
     width = max(box.x + box.width / 2 for box in boxes) + 40
     title, subtitle = _titles(graph)
-    width = max(width, 40 + 8.8 * len(title), 40 + 6.4 * len(subtitle))
+    width = max(width, 40 + 9.6 * len(title), 40 + 6.4 * len(subtitle))
     height = max(box.y for box in boxes) + HEIGHT / 2 + 24
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
@@ -677,5 +699,5 @@ def _titles(graph: _Graph) -> tuple[str, str]:
     n_weights = sum(int(np.prod(graph.weights[tensor])) for tensor in used)
     letters = "N rows"
     if graph.random:
-        letters += ", S draws of z for each"
+        letters += f", {entries.get('n_draws', 'S')} draws of z for each"
     return title, f"{letters} · {n_weights:,} weights · {len(graph.nodes)} nodes"

@@ -49,7 +49,7 @@ def export(
     ``decoder``      ``Z`` (rows, L)              ``X_mean`` (rows, D)
     ``autoencoder``  ``X`` (rows, D)              ``X_mean`` (rows, D)
     ``elbo``         ``X`` (rows, D), ``noise``   ``elbo``,
-                     (rows, draws, n_noise)       ``reconstruction``,
+                     (rows, 4, n_noise)           ``reconstruction``,
                                                   ``kl`` (rows,)
     ``prior``        ``noise``                    ``Z`` (rows, L)
                      (rows, n_prior_noise)
@@ -62,7 +62,8 @@ def export(
 
     ``part="all"`` holds encoder, decoder, elbo and prior in one file, with the weights
     once. The names then start with their part (``encoder.X``, ``elbo.noise``); inputs
-    that are not fed default to no rows at all, which costs nothing.
+    that are not fed default to no rows at all, which costs nothing, or to one where a
+    network cannot take none.
 
     Parameters
     ----------
@@ -114,6 +115,8 @@ def export(
     metadata, graphs = _describe(estimator, part)
     proto = _trace(graphs, metadata, opset)
     _tidy(proto.graph, metadata)
+    if part == "all":
+        _give_defaults(proto)
     proto.producer_name, proto.producer_version = "skvae", __version__
     metadata.write(proto)
     onnx.checker.check_model(proto, full_check=True)
@@ -318,18 +321,18 @@ def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
         rows = torch.export.Dim(f"{part}_rows", min=1)
         for tensor, example in graph.examples.items():
             examples.append(example)
-            axes = {0: rows}
-            if example.ndim == 3:
-                axes[1] = torch.export.Dim(f"{part}_draws", min=1)
-            shapes.append(axes)
+            shapes.append({0: rows})
             inputs.append(metadata.name(part, tensor))
         outputs += [metadata.name(part, tensor) for tensor in PARTS[part][1]]
+    module = _All(graphs).eval()
     with warnings.catch_warnings(), torch.no_grad():
+        # In earnest first: what a module makes at first use cannot be made in a trace.
+        module(*examples)
         # The exporter warns of names of axes that are renamed below in any case, and
         # of what will be deprecated inside torch.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _All(graphs).eval(),
+            module,
             tuple(examples),
             dynamo=True,
             # Of *inputs: one argument that is a tuple.
@@ -368,12 +371,7 @@ def _tidy(graph: Any, metadata: Metadata) -> None:
         del value.metadata_props[:]
         part = value.name.split(".")[0] if metadata.part == "all" else metadata.part
         prefix = f"{part}_" if metadata.part == "all" else ""
-        dims = value.type.tensor_type.shape.dim
-        dims[0].dim_param = f"{prefix}rows"
-        if len(dims) == 3:
-            dims[1].dim_param = f"{prefix}draws"
-    if metadata.part == "all":
-        give_defaults(graph)
+        value.type.tensor_type.shape.dim[0].dim_param = f"{prefix}rows"
 
 
 def _rename_weights(graph: Any) -> None:
@@ -390,15 +388,26 @@ def _rename_weights(graph: Any) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
 
 
-def give_defaults(graph: Any) -> None:
-    """Inputs that are not fed are arrays of no rows."""
-    onnx = require("onnx")
-    for value in graph.input:
-        kind = value.type.tensor_type
-        shape = [0, *(d.dim_value or 1 for d in kind.shape.dim[1:])]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        empty = np.zeros(shape, dtype)
-        graph.initializer.append(onnx.numpy_helper.from_array(empty, value.name))
+def _give_defaults(proto: Any) -> None:
+    """Inputs that are not fed are of no rows, or of one where a graph needs one."""
+    onnx, runtime = require("onnx"), require("onnxruntime")
+    graph, n_weights = proto.graph, len(proto.graph.initializer)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # a failure is an answer here
+    for n_rows in (0, 1):
+        del graph.initializer[n_weights:]
+        for value in graph.input:
+            kind = value.type.tensor_type
+            shape = [n_rows, *(d.dim_value for d in kind.shape.dim[1:])]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            rows = onnx.numpy_helper.from_array(np.zeros(shape, dtype), value.name)
+            graph.initializer.append(rows)
+        session = runtime.InferenceSession(proto.SerializeToString(), options)
+        try:
+            session.run(None, {})
+        except runtime.capi.onnxruntime_pybind11_state.Fail:
+            continue
+        return
 
 
 def _reach(graph: Any, seeds: set[str], *, backwards: bool = False) -> set[str]:

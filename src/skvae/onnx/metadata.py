@@ -101,7 +101,7 @@ class Metadata:
     n_features, latent_dim : int
     n_noise, n_draws : int
         Standard normal numbers that one draw of a row needs, and the draws of an ELBO:
-        the input ``noise`` is of shape (rows, draws, n_noise).
+        the input ``noise`` is of shape (rows, n_draws, n_noise).
     n_prior_noise : int
         Standard normal numbers that a draw from the prior needs.
     feature_names, classes : list or None

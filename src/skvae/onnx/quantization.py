@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from .exporting import give_defaults
 from .metadata import require, write_atomically
 from .runtime import OnnxVAE
 
@@ -266,7 +265,7 @@ def _quantize(
     # Defaults of inputs would be taken for weights.
     given = {value.name for value in graph.input}
     weights = [weight for weight in graph.initializer if weight.name not in given]
-    has_defaults = len(weights) < len(graph.initializer)
+    defaults = [weight for weight in graph.initializer if weight.name in given]
     del graph.initializer[:]
     graph.initializer.extend(weights)
     del graph.value_info[:]
@@ -295,8 +294,7 @@ def _quantize(
                 **options,
             )
         quantised = onnx.load(written)
-    if has_defaults:
-        give_defaults(quantised.graph)
+    quantised.graph.initializer.extend(defaults)
     del quantised.graph.value_info[:]
     del quantised.metadata_props[:]
     vae.metadata_.write(quantised)
