@@ -2,12 +2,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import scipy.special
+import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from onnx_helpers import assert_same, fitted
 from skvae import Gaussian, OnnxVAE, VAEEstimator
-from skvae.likelihoods import LIKELIHOODS
+from skvae.likelihoods import LIKELIHOODS, Likelihood
 from skvae.networks import NETWORKS
 from skvae.noise import hash_rows, row_noise
 from skvae.onnx import export
@@ -25,7 +27,9 @@ def run(model, feeds, outputs=None):
 def test_every_part_is_what_the_estimator_computes(network, likelihood, tmp_path):
     rng = np.random.RandomState(0)
     # Any family makes rows of its own support out of these.
-    X = LIKELIHOODS[likelihood]().nearest_in_support(rng.uniform(0, 3, (40, 16)))
+    family = LIKELIHOODS[likelihood]()
+    n_features = 16 * getattr(family, "n_channels", 1)
+    X = family.nearest_in_support(rng.uniform(0, 3, (40, n_features)))
     vae = fitted(likelihood, X, network=network)
     export(vae, tmp_path / "vae.onnx")
     copy = OnnxVAE(tmp_path / "vae.onnx")
@@ -92,6 +96,25 @@ def test_rows_outside_the_support_are_scored_as_the_nearest_within():
     outside = run(model, {"X": X * 3 - 1, "noise": noise})[0]
     inside = run(model, {"X": np.clip(X * 3 - 1, 0, 1), "noise": noise})[0]
     np.testing.assert_array_equal(outside, inside)
+
+
+class LogGamma(Likelihood):
+    """The gamma density of shape exp(raw) and rate 1, as far as lgamma needs it."""
+
+    def log_prob(self, x, raw, **parameters):
+        return -torch.lgamma(x * torch.exp(0 * raw.squeeze(-1))).sum(-1)
+
+    def mean(self, raw, **parameters):
+        return raw.squeeze(-1)
+
+
+def test_log_gamma_is_that_of_scipy():
+    X = np.geomspace(1e-3, 1e4, 400).reshape(-1, 1).astype(np.float32)
+    model = export(fitted(LogGamma(), X), None, "elbo")
+    noise = np.zeros((400, 4, 3), np.float32)
+    (reconstruction,) = run(model, {"X": X, "noise": noise}, ["reconstruction"])
+    wanted = scipy.special.gammaln(X[:, 0].astype(np.float64))
+    np.testing.assert_allclose(reconstruction, wanted, rtol=2e-7, atol=2e-7)
 
 
 @pytest.mark.parametrize("opset", [18, 20, 22])

@@ -360,9 +360,9 @@ def _compact_keys(graph: _Graph) -> dict[int, Any]:
 def _gate(nodes: list[Any], producers: dict[str, int], node: Any) -> int | None:
     """Index of the sigmoid that a product makes a SiLU of, x * sigmoid(x)."""
     for i in (producers[t] for t in node.input if t in producers):
-        if node.op_type == "Mul" and nodes[i].op_type == "Sigmoid":
-            if set(node.input) == {*nodes[i].input, *nodes[i].output}:
-                return i
+        gated = {*nodes[i].input, *nodes[i].output} == set(node.input)
+        if gated and node.op_type == "Mul" and nodes[i].op_type == "Sigmoid":
+            return i
     return None
 
 

@@ -16,6 +16,7 @@ from .. import __version__
 from ..estimator import VAEEstimator
 from ..inference import ELBO_DRAWS
 from ..model import Model
+from ..spec import LOG_2_PI
 from .metadata import (
     CONDITIONAL,
     PARTS,
@@ -341,10 +342,41 @@ def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
             input_names=inputs,
             output_names=outputs,
             opset_version=opset,
+            custom_translation_table={
+                torch.ops.aten.lgamma.default: _log_gamma,
+                torch.ops.prims.lgamma.default: _log_gamma,
+            },
             verbose=False,
         )
     assert program is not None
     return program.model_proto
+
+
+def _log_gamma(x: Any) -> Any:
+    """The logarithm of the gamma function for x > 0, which ONNX has no operator for.
+
+    By Stirling's series at x + 8 and the recurrence down to x, in double precision.
+    """
+    onnx, op = require("onnx"), require("onnxscript").opset18
+
+    def number(value: float) -> Any:
+        return op.Constant(value=onnx.numpy_helper.from_array(np.float64(value)))
+
+    double = op.Cast(x, to=onnx.TensorProto.DOUBLE)
+    product = double
+    for k in range(1, 8):
+        product = op.Mul(product, op.Add(double, number(k)))
+    far = op.Add(double, number(8))
+    square = op.Mul(far, far)
+    series = number(1 / 1188)
+    for coefficient in (-1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
+        series = op.Add(op.Div(series, square), number(coefficient))
+    stirling = op.Sub(
+        op.Mul(op.Sub(far, number(0.5)), op.Log(far)),
+        op.Sub(far, number(LOG_2_PI / 2)),
+    )
+    result = op.Sub(op.Add(stirling, op.Div(series, far)), op.Log(product))
+    return op.CastLike(result, x)
 
 
 def _tidy(graph: Any, metadata: Metadata) -> None:
