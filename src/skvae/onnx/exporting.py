@@ -342,14 +342,44 @@ def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
             input_names=inputs,
             output_names=outputs,
             opset_version=opset,
-            custom_translation_table={
-                torch.ops.aten.lgamma.default: _log_gamma,
-                torch.ops.prims.lgamma.default: _log_gamma,
-            },
+            custom_translation_table=_translations(),
             verbose=False,
         )
     assert program is not None
     return program.model_proto
+
+
+def _translations() -> dict[Any, Any]:
+    """Functions that the exporter lacks, or writes so that they lose their digits."""
+    aten = torch.ops.aten
+    return {
+        aten.lgamma.default: _log_gamma,
+        torch.ops.prims.lgamma.default: _log_gamma,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.expm1.default: _expm1,
+        aten.log1p.default: _log1p,
+    }
+
+
+def _log_sigmoid(x: Any) -> Any:
+    # Not the logarithm of a sigmoid, which is 0 from -104 on.
+    op = require("onnxscript").opset18
+    return op.Neg(op.Softplus(op.Neg(x)))
+
+
+def _expm1(x: Any) -> Any:
+    # In double precision, or the difference of near equals is left without digits.
+    op, double = require("onnxscript").opset18, require("onnx").TensorProto.DOUBLE
+    wide = op.Cast(x, to=double)
+    one = op.CastLike(op.Constant(value_float=1.0), wide)
+    return op.CastLike(op.Sub(op.Exp(wide), one), x)
+
+
+def _log1p(x: Any) -> Any:
+    op, double = require("onnxscript").opset18, require("onnx").TensorProto.DOUBLE
+    wide = op.Cast(x, to=double)
+    one = op.CastLike(op.Constant(value_float=1.0), wide)
+    return op.CastLike(op.Log(op.Add(wide, one)), x)
 
 
 def _log_gamma(x: Any) -> Any:

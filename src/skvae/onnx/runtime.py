@@ -18,8 +18,8 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from ..noise import hash_rows, row_noise
 from .metadata import CONDITIONAL, Metadata, require
 
-# Rows that are run at once: bounded memory, and no slower than more.
-BLOCK_ROWS = 1024
+# Rows that are run at once: bounded memory that stays in the cache.
+BLOCK_ROWS = 256
 _ERRORS = 3
 
 
