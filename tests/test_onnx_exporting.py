@@ -102,6 +102,11 @@ FUNCTIONS = {
     "lgamma": (torch.lgamma, scipy.special.gammaln, np.geomspace(1e-3, 1e4, 400)),
     "expm1": (torch.expm1, np.expm1, np.geomspace(1e-6, 50, 400)),
     "log1p": (torch.log1p, np.log1p, np.geomspace(1e-6, 1e6, 400)),
+    "softplus": (
+        lambda x: torch.nn.functional.softplus(x, beta=2.0),
+        lambda x: np.logaddexp(0, 2 * x) / 2,
+        np.linspace(-30, 30, 400),
+    ),
     "log_sigmoid": (
         torch.nn.functional.logsigmoid,
         lambda x: -np.logaddexp(0, -x),

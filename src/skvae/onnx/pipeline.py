@@ -49,7 +49,8 @@ def register(*classes: type[VAEEstimator]) -> None:
 
 
 def _family(parent: type) -> set[type]:
-    return {parent}.union(*(_family(child) for child in parent.__subclasses__()))
+    children: list[type] = parent.__subclasses__()
+    return {parent}.union(*(_family(child) for child in children))
 
 
 def _reconstructs(scope: Any, estimator: VAEEstimator) -> bool:
