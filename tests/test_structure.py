@@ -24,6 +24,7 @@ FLOORS = [
     {"estimator"},
     {"conditional"},
     {"model_selection", "metrics", "plotting", "datasets", "persistence"},
+    {"onnx"},
     {"demo"},
     {"cli"},
 ]
@@ -42,6 +43,12 @@ FOLDERS = {
         {"flow"},
         {"__init__"},
     ],
+    "onnx": [
+        {"metadata"},
+        {"exporting", "runtime"},
+        {"pipeline", "drawing", "quantization"},
+        {"__init__"},
+    ],
 }
 FLOOR = {
     (folder, name): i
@@ -54,10 +61,12 @@ INSIDE_FUNCTIONS = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "onnxscript",
     "pandas",
     "polars",
     "rich",
     "safetensors",
+    "skl2onnx",
     "torchvision",
     "zuko",
 }
@@ -136,7 +145,14 @@ def test_every_file_has_its_tests(path):
     name = folder_of(path) or path.stem
     if name in ("__init__", "_compat", "spec"):
         return
-    assert (Path(__file__).parent / f"test_{name}.py").exists()
+    # A folder has one file of tests, or one for each of its files.
+    whole, part = f"test_{name}.py", f"test_{name}_{path.stem}.py"
+    tests = Path(__file__).parent
+    assert (
+        (tests / whole).exists()
+        or (tests / part).exists()
+        or (path.stem == "__init__" and any(tests.glob(f"test_{name}_*.py")))
+    )
 
 
 def test_import_is_quick():

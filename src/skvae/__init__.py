@@ -42,12 +42,20 @@ _PUBLIC = {
     "Objective": "objectives",
     "Likelihood": "likelihoods",
     "PosteriorCollapseWarning": "estimator",
+    "OnnxVAE": "onnx",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
     "save": "persistence",
     "load": "persistence",
 }
-_MODULES = ("datasets", "metrics", "model_selection", "persistence", "plotting")
+_MODULES = (
+    "datasets",
+    "metrics",
+    "model_selection",
+    "onnx",
+    "persistence",
+    "plotting",
+)
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
@@ -55,6 +63,7 @@ if TYPE_CHECKING:
     from . import datasets as datasets
     from . import metrics as metrics
     from . import model_selection as model_selection
+    from . import onnx as onnx
     from . import persistence as persistence
     from . import plotting as plotting
     from .conditional import ConditionalVAEEstimator as ConditionalVAEEstimator
@@ -86,6 +95,7 @@ if TYPE_CHECKING:
     from .objectives import BetaTC as BetaTC
     from .objectives import InfoVAE as InfoVAE
     from .objectives import Objective as Objective
+    from .onnx import OnnxVAE as OnnxVAE
     from .persistence import load as load
     from .persistence import save as save
     from .priors import FlowPrior as FlowPrior

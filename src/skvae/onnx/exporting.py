@@ -1,0 +1,557 @@
+"""Writing a fitted VAE as an ONNX graph."""
+
+import copy
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from .. import __version__
+from ..estimator import VAEEstimator
+from ..inference import ELBO_DRAWS
+from ..model import Model
+from ..spec import LOG_2_PI
+from .metadata import (
+    CONDITIONAL,
+    PARTS,
+    Metadata,
+    Support,
+    require,
+    write_atomically,
+)
+
+# The oldest that torch writes, and so the one that most runtimes know.
+OPSET = 18
+
+
+def export(
+    estimator: VAEEstimator,
+    path: str | os.PathLike[str] | None,
+    part: str = "all",
+    *,
+    opset: int = OPSET,
+) -> Any:
+    """Write a fitted VAE, or a part of it, as an ONNX file.
+
+    The graph takes rows as the user has them and gives values in the user's units: the
+    standardisation inside the model, and the likelihood's support for scores, are part
+    of it. It draws nothing: noise is an input. Its batch axes are dynamic.
+
+    ===============  ===========================  ==========================
+    part             inputs                       outputs
+    ===============  ===========================  ==========================
+    ``encoder``      ``X`` (rows, D)              ``mean`` (rows, L)
+    ``decoder``      ``Z`` (rows, L)              ``X_mean`` (rows, D)
+    ``autoencoder``  ``X`` (rows, D)              ``X_mean`` (rows, D)
+    ``elbo``         ``X`` (rows, D), ``noise``   ``elbo``,
+                     (rows, 4, n_noise)           ``reconstruction``,
+                                                  ``kl`` (rows,)
+    ``prior``        ``noise``                    ``Z`` (rows, L)
+                     (rows, n_prior_noise)
+    ===============  ===========================  ==========================
+
+    ``noise`` is standard normal. With a function of each row's values for noise, as
+    :class:`OnnxVAE` makes it, the ELBO is that of ``score_samples``; minus it is an
+    anomaly score. A conditional model's decoder, autoencoder and ELBO also take
+    ``condition`` (rows, n_classes), one-hot.
+
+    ``part="all"`` holds encoder, decoder, elbo and prior in one file, with the weights
+    once. The names then start with their part (``encoder.X``, ``elbo.noise``); inputs
+    that are not fed default to no rows at all, which costs nothing, or to one where a
+    network cannot take none.
+
+    Parameters
+    ----------
+    estimator : VAEEstimator
+        Fitted. A Pipeline goes through ``skvae.onnx.register`` and sklearn-onnx.
+    path : path-like or None
+        Where to write, whole or not at all; None writes nothing.
+    part : {"all", "encoder", "decoder", "autoencoder", "elbo", "prior"}, default="all"
+    opset : int, default=18
+        Version of the operator set; torch writes 18 and later.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+
+    Raises
+    ------
+    ImportError
+        If onnx or onnxscript is not installed.
+    ValueError
+        If ``part`` or ``opset`` is not as expected.
+
+    Notes
+    -----
+    ``X`` is float64 where the model standardises, since a value such as 1e8 + 1 has no
+    float32, and float32 elsewhere. The metadata (``skvae.onnx.info``) hold versions,
+    choices, dimensions, feature names and units.
+
+    Examples
+    --------
+    >>> from skvae.onnx import export
+    >>> export(vae, "vae.onnx")  # doctest: +SKIP
+    """
+    if part not in (*PARTS, "all"):
+        raise ValueError(f"part={part!r} must be one of {['all', *PARTS]}.")
+    if not isinstance(estimator, VAEEstimator):
+        raise TypeError(
+            f"export takes a fitted VAEEstimator, got {type(estimator).__name__}. For "
+            "a Pipeline call skvae.onnx.register() and then skl2onnx.to_onnx."
+        )
+    check_is_fitted(estimator)
+    require("onnxscript")
+    onnx = require("onnx")
+    if not 18 <= opset <= onnx.defs.onnx_opset_version():
+        raise ValueError(
+            f"opset={opset!r} must be an int from 18 to "
+            f"{onnx.defs.onnx_opset_version()}."
+        )
+    metadata, graphs = _describe(estimator, part)
+    proto = _trace(graphs, metadata, opset)
+    _tidy(proto.graph, metadata)
+    if part == "all":
+        _give_defaults(proto)
+    proto.producer_name, proto.producer_version = "skvae", __version__
+    metadata.write(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    if path is not None:
+        write_atomically(path, proto.SerializeToString())
+    return proto
+
+
+def _describe(
+    estimator: VAEEstimator, part: str
+) -> tuple[Metadata, dict[str, "_Graph"]]:
+    model = copy.deepcopy(estimator.model_).cpu().eval()
+    units, likelihood = estimator.units_, estimator.likelihood_
+    n_features = len(units.scale)
+    names = getattr(estimator, "feature_names_in_", None)
+    classes = getattr(estimator, "classes_", None)
+    support = Support.of(likelihood, n_features)
+    metadata = Metadata.describe(
+        units,
+        support,
+        skvae=__version__,
+        estimator=type(estimator).__name__,
+        part=part,
+        network=repr(estimator.network_),
+        likelihood=repr(likelihood),
+        prior=repr(estimator.prior_),
+        dtype=str(estimator._dtype),
+        n_features=n_features,
+        latent_dim=model.latent_dim,
+        n_noise=model.n_noise,
+        n_draws=ELBO_DRAWS,
+        n_prior_noise=_n_prior_noise(model),
+        feature_names=None if names is None else list(names),
+        classes=None if classes is None else classes.tolist(),
+    )
+    model.network = _Steps(model.network)
+    x_dtype = torch.float32 if units.is_identity else torch.float64
+    columns = {
+        "X": (n_features, x_dtype),
+        "Z": (model.latent_dim, torch.float32),
+        "condition": (0 if classes is None else len(classes), torch.float32),
+    }
+    graphs = {}
+    # Unlike numbers of rows, lest the tracer take two axes for one.
+    for n_rows, name in enumerate(metadata.parts, start=2):
+        inputs = list(PARTS[name][0])
+        if classes is not None and name in CONDITIONAL:
+            inputs.append("condition")
+        examples = {}
+        for tensor in inputs:
+            if tensor != "noise":
+                width, dtype = columns[tensor]
+                shape: tuple[int, ...] = (n_rows, width)
+            elif name == "prior":
+                shape, dtype = (n_rows, metadata.n_prior_noise), torch.float32
+            else:
+                shape, dtype = (n_rows, ELBO_DRAWS, model.n_noise), torch.float32
+            examples[tensor] = torch.full(shape, 0.5, dtype=dtype)
+        graphs[name] = _Graph(model, metadata, name, examples)
+    return metadata, graphs
+
+
+def _n_prior_noise(model: Model) -> int:
+    return getattr(model, "n_prior_noise", model.latent_dim)
+
+
+class _Infer(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network: Any = network
+
+    def forward(self, x: Tensor, noise: Tensor) -> Any:
+        return self.network.infer(x, noise)
+
+
+class _Decode(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network: Any = network
+
+    def forward(self, z: Tensor) -> Tensor:
+        # In two dimensions a linear layer is one node, with the weights as they are.
+        raw = self.network.decode(z.reshape(-1, z.shape[-1]))
+        return raw.reshape(*z.shape[:-1], *raw.shape[1:])
+
+
+class _Steps(nn.Module):
+    """A network whose two steps are modules, so that the tracer names their nodes."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.infer_step = _Infer(network)
+        self.decode_step = _Decode(network)
+
+    def infer(self, x: Tensor, noise: Tensor) -> Any:
+        return self.infer_step(x, noise)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decode_step(z)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            infer_step: Any = super().__getattr__("infer_step")
+            return getattr(infer_step.network, name)
+
+
+class _Graph(nn.Module):
+    """One part of the model as a function of tensors, from and to the user's units."""
+
+    location: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    integer: Tensor
+
+    def __init__(
+        self, model: Model, metadata: Metadata, part: str, examples: dict[str, Tensor]
+    ):
+        super().__init__()
+        self.model = model
+        self.examples = examples
+        self.part = part
+        units, support = metadata.units, metadata.support
+        self.identity = units.is_identity
+        self.log_scale = units.log_scale
+        self.output_dtype = getattr(torch, metadata.dtype)
+        x_dtype = torch.float32 if self.identity else torch.float64
+        self.bounded = metadata.low is not None or metadata.high is not None
+        self.rounded = metadata.integer is not None
+        self.register_buffer("location", torch.from_numpy(units.location))
+        self.register_buffer("scale", torch.from_numpy(units.scale))
+        self.register_buffer("low", torch.from_numpy(support.low).to(x_dtype))
+        self.register_buffer("high", torch.from_numpy(support.high).to(x_dtype))
+        self.register_buffer("integer", torch.from_numpy(support.integer))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        compute: Callable[..., tuple[Tensor, ...]] = getattr(self, f"_{self.part}")
+        return compute(**dict(zip(self.examples, inputs, strict=True)))
+
+    def _standardize(self, X: Tensor) -> Tensor:
+        return X if self.identity else ((X - self.location) / self.scale).float()
+
+    def _restore(self, x: Tensor) -> Tensor:
+        if self.identity:
+            return x
+        return (x.double() * self.scale + self.location).to(self.output_dtype)
+
+    def _clip(self, X: Tensor) -> Tensor:
+        if self.rounded:
+            X = torch.where(self.integer, X.round(), X)
+        return torch.clamp(X, self.low, self.high) if self.bounded else X
+
+    def _mean(self, X: Tensor) -> Tensor:
+        x = self._standardize(X)
+        # Not len(x): the tracer would take it for a constant.
+        noise = x.new_zeros(1, x.shape[0], self.model.n_noise)
+        return self.model.infer(x, noise).mean
+
+    def _encoder(self, X):
+        return (self._mean(X),)
+
+    def _decoder(self, Z, **condition):
+        return (self._restore(self.model.mean(Z, **condition)),)
+
+    def _autoencoder(self, X, **condition):
+        return self._decoder(self._mean(X), **condition)
+
+    def _elbo(self, X, noise, **condition):
+        x = self._standardize(self._clip(X))
+        draws = noise.transpose(0, 1)
+        terms = self.model.terms(x, draws, analytic_kl=True, **condition)
+        reconstruction = terms.reconstruction + self.log_scale
+        return -(reconstruction + terms.divergence), reconstruction, terms.divergence
+
+    def _prior(self, noise):
+        # A model without a prior of its own to draw from has the standard normal.
+        draw: Any = getattr(self.model, "draw_latent", None)
+        return (noise.clone() if draw is None else draw(noise),)
+
+
+class _All(nn.Module):
+    def __init__(self, graphs: dict[str, _Graph]):
+        super().__init__()
+        self.graphs = nn.ModuleDict({f"part_{k}": g for k, g in graphs.items()})
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs: list[Tensor] = []
+        graphs: Any = self.graphs.values()
+        for graph in graphs:
+            n = len(graph.examples)
+            outputs += graph(*inputs[:n])
+            inputs = inputs[n:]
+        return tuple(outputs)
+
+
+def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
+    """A ModelProto of the parts side by side."""
+    examples, shapes, inputs, outputs = [], [], [], []
+    for part, graph in graphs.items():
+        rows = torch.export.Dim(f"{part}_rows", min=1)
+        for tensor, example in graph.examples.items():
+            examples.append(example)
+            shapes.append({0: rows})
+            inputs.append(metadata.name(part, tensor))
+        outputs += [metadata.name(part, tensor) for tensor in PARTS[part][1]]
+    module = _All(graphs).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        # In earnest first: what a module makes at first use cannot be made in a trace.
+        module(*examples)
+        # The exporter warns of names of axes that are renamed below in any case, and
+        # of what will be deprecated inside torch.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            tuple(examples),
+            dynamo=True,
+            # Of *inputs: one argument that is a tuple.
+            dynamic_shapes=(tuple(shapes),),
+            external_data=False,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=opset,
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _translations() -> dict[Any, Any]:
+    """Functions that the exporter lacks, or writes so that they lose their digits."""
+    aten = torch.ops.aten
+    return {
+        aten.lgamma.default: _log_gamma,
+        torch.ops.prims.lgamma.default: _log_gamma,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.expm1.default: _expm1,
+        aten.softplus.default: _softplus,
+        aten.log1p.default: _log1p,
+    }
+
+
+def _log_sigmoid(x: Any) -> Any:
+    # Not the logarithm of a sigmoid, which is 0 from -104 on.
+    op = require("onnxscript").opset18
+    return op.Neg(op.Softplus(op.Neg(x)))
+
+
+def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    # The hot spot of a Bernoulli's ELBO: onnxruntime's own kernel takes half as long
+    # again. At the threshold the tail is below float32's digits by itself.
+    op = require("onnxscript").opset18
+    factor = op.CastLike(op.Constant(value_float=float(beta)), x)
+    one = op.CastLike(op.Constant(value_float=1.0), x)
+    scaled = op.Mul(x, factor)
+    tail = op.Log(op.Add(op.Exp(op.Neg(op.Abs(scaled))), one))
+    return op.Div(op.Add(op.Relu(scaled), tail), factor)
+
+
+def _expm1(x: Any) -> Any:
+    # In double precision, or the difference of near equals is left without digits.
+    op, double = require("onnxscript").opset18, require("onnx").TensorProto.DOUBLE
+    wide = op.Cast(x, to=double)
+    one = op.CastLike(op.Constant(value_float=1.0), wide)
+    return op.CastLike(op.Sub(op.Exp(wide), one), x)
+
+
+def _log1p(x: Any) -> Any:
+    op, double = require("onnxscript").opset18, require("onnx").TensorProto.DOUBLE
+    wide = op.Cast(x, to=double)
+    one = op.CastLike(op.Constant(value_float=1.0), wide)
+    return op.CastLike(op.Log(op.Add(wide, one)), x)
+
+
+def _log_gamma(x: Any) -> Any:
+    """The logarithm of the gamma function for x > 0, which ONNX has no operator for.
+
+    By Stirling's series at x + 8 and the recurrence down to x, in double precision.
+    """
+    onnx, op = require("onnx"), require("onnxscript").opset18
+
+    def number(value: float) -> Any:
+        return op.Constant(value=onnx.numpy_helper.from_array(np.float64(value)))
+
+    double = op.Cast(x, to=onnx.TensorProto.DOUBLE)
+    product = double
+    for k in range(1, 8):
+        product = op.Mul(product, op.Add(double, number(k)))
+    far = op.Add(double, number(8))
+    square = op.Mul(far, far)
+    series = number(1 / 1188)
+    for coefficient in (-1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
+        series = op.Add(op.Div(series, square), number(coefficient))
+    stirling = op.Sub(
+        op.Mul(op.Sub(far, number(0.5)), op.Log(far)),
+        op.Sub(far, number(LOG_2_PI / 2)),
+    )
+    result = op.Sub(op.Add(stirling, op.Div(series, far)), op.Log(product))
+    return op.CastLike(result, x)
+
+
+def _tidy(graph: Any, metadata: Metadata) -> None:
+    """Names that a reader understands, and nothing of this machine.
+
+    Nodes are called part/band/operator_number, where the band says which step of the
+    VAE a node belongs to (``skvae.onnx.draw`` reads it).
+    """
+    bands = _bands(graph, metadata)
+    counts: dict[str, int] = {}
+    for node, band in zip(graph.node, bands, strict=True):
+        stem = f"{band}/{node.op_type}"
+        counts[stem] = counts.get(stem, 0) + 1
+        node.name = f"{stem}_{counts[stem]}"
+        # Stack traces with the paths of whoever exported.
+        del node.metadata_props[:]
+        node.doc_string = ""
+    _rename_weights(graph)
+    # quantize_dynamic fails on shapes of tensors that it replaces.
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    graph.name, graph.doc_string = "skvae", ""
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+        part = value.name.split(".")[0] if metadata.part == "all" else metadata.part
+        prefix = f"{part}_" if metadata.part == "all" else ""
+        value.type.tensor_type.shape.dim[0].dim_param = f"{prefix}rows"
+
+
+def _rename_weights(graph: Any) -> None:
+    """The network's own names: encoder.0.weight, without the way that led to it."""
+    names: dict[str, str] = {}
+    for weight in graph.initializer:
+        short = re.sub(r"^graphs\.part_\w+\.(model\.)?", "", weight.name)
+        short = re.sub(r"^network\.(infer|decode)_step\.network\.", "", short)
+        if short not in names.values():
+            names[weight.name] = short
+    for weight in graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
+def _give_defaults(proto: Any) -> None:
+    """Inputs that are not fed are of no rows, or of one where a graph needs one."""
+    onnx, runtime = require("onnx"), require("onnxruntime")
+    graph, n_weights = proto.graph, len(proto.graph.initializer)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # a failure is an answer here
+    for n_rows in (0, 1):
+        del graph.initializer[n_weights:]
+        for value in graph.input:
+            kind = value.type.tensor_type
+            shape = [n_rows, *(d.dim_value for d in kind.shape.dim[1:])]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            rows = onnx.numpy_helper.from_array(np.zeros(shape, dtype), value.name)
+            graph.initializer.append(rows)
+        session = runtime.InferenceSession(proto.SerializeToString(), options)
+        try:
+            session.run(None, {})
+        except runtime.capi.onnxruntime_pybind11_state.Fail:
+            continue
+        return
+
+
+def _reach(graph: Any, seeds: set[str], *, backwards: bool = False) -> set[str]:
+    """Names of all tensors that follow from these, or that these follow from."""
+    reached = set(seeds)
+    for node in reversed(graph.node) if backwards else graph.node:
+        start, stop = node.input, node.output
+        if backwards:
+            start, stop = stop, start
+        if reached & set(start):
+            reached |= set(stop)
+    return reached
+
+
+def _bands(graph: Any, metadata: Metadata) -> Iterator[str]:
+    """part/band of each node: from the scopes that the tracer left, and the edges."""
+    weights = {w.name for w in graph.initializer if len(w.dims) > 1}
+    steps: dict[str, str] = {}  # tensor -> step that made it
+    for node in graph.node:
+        scopes = next(
+            (p.value for p in node.metadata_props if p.key.endswith("name_scopes")),
+            None,
+        )
+        if scopes is None:  # made by an optimisation: it goes with what it came from
+            step = next((steps[i] for i in node.input if steps.get(i)), "")
+        elif "infer_step" in scopes:
+            step = "infer"
+        else:
+            step = "decode" if "decode_step" in scopes else ""
+        steps.update((output, step) for output in node.output)
+
+    made = {
+        name: {tensor for tensor, step in steps.items() if step == name}
+        for name in ("infer", "decode")
+    }
+    noise = {v.name for v in graph.input if v.name.split(".")[-1] == "noise"}
+    random = _reach(graph, noise)
+    layers = {
+        output
+        for node in graph.node
+        if weights & set(node.input)
+        for output in node.output
+        if output in made["infer"] and output not in random
+    }
+    to_layers = _reach(graph, layers, backwards=True)
+    to_infer = _reach(graph, made["infer"], backwards=True)
+    to_decode = _reach(graph, made["decode"], backwards=True)
+    from_steps = _reach(graph, made["infer"] | made["decode"])
+    owners = {
+        tensor: part
+        for part in metadata.parts
+        for tensor in _reach(
+            graph,
+            {metadata.name(part, output) for output in PARTS[part][1]},
+            backwards=True,
+        )
+    }
+    for node in graph.node:
+        output = node.output[0]
+        part = owners.get(output, metadata.part)
+        if output in made["infer"]:
+            band = "encoder" if output in to_layers else "posterior"
+        elif output in made["decode"]:
+            band = "decoder"
+        elif part == "prior":
+            band = "prior"
+        elif output not in from_steps and output in to_infer | to_decode:
+            band = "input"
+        elif output in to_decode:
+            band = "decoder"
+        else:
+            band = "loss" if part == "elbo" else "output"
+        yield f"{part}/{band}" if metadata.part == "all" else band
