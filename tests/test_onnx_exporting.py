@@ -8,11 +8,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from onnx_helpers import assert_same, fitted
-from skvae import Gaussian, OnnxVAE, VAEEstimator
+from skvae import ConditionalVAEEstimator, Gaussian, OnnxVAE, VAEEstimator
 from skvae.likelihoods import LIKELIHOODS, Likelihood
 from skvae.networks import NETWORKS
 from skvae.noise import hash_rows, row_noise
 from skvae.onnx import export
+from skvae.priors import PRIORS
 
 
 def run(model, feeds, outputs=None):
@@ -38,6 +39,52 @@ def test_every_part_is_what_the_estimator_computes(network, likelihood, tmp_path
         assert_same(copy.transform(rows), Z)
         assert_same(copy.inverse_transform(Z), vae.inverse_transform(Z))
         assert_same(copy.score_samples(rows), vae.score_samples(rows))
+
+
+@pytest.mark.parametrize("prior", sorted(PRIORS))
+def test_the_prior_draws_as_the_model_does(prior):
+    vae = fitted(prior=prior)
+    shape = (7, vae.model_.n_prior_noise)
+    noise = np.random.RandomState(0).normal(size=shape).astype(np.float32)
+    with torch.no_grad():
+        wanted = vae.model_.draw_latent(torch.from_numpy(noise)).numpy()
+    assert_same(run(export(vae, None, "prior"), {"noise": noise})[0], wanted)
+    elbo = run(
+        export(vae, None, "elbo"),
+        {"X": np.full((2, 16), 0.5, np.float32), "noise": np.zeros((2, 4, 3), "f4")},
+    )
+    assert np.isfinite(elbo[0]).all()
+
+
+def test_a_hierarchy(tmp_path):
+    X = np.random.RandomState(0).uniform(0, 1, (40, 16))
+    vae = fitted("bernoulli", X, network="ladder", latent_dim=(4, 2))
+    export(vae, tmp_path / "vae.onnx")
+    copy = OnnxVAE(tmp_path / "vae.onnx")
+    for rows in (X[:1], X):
+        assert_same(copy.transform(rows), vae.transform(rows))
+        assert_same(copy.score_samples(rows), vae.score_samples(rows))
+    assert copy.sample(3, random_state=0).shape == (3, 16)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv", "ladder"])
+def test_a_conditional_model(network, tmp_path):
+    rng = np.random.RandomState(0)
+    X, y = rng.uniform(0, 1, (40, 16)), rng.choice(["a", "b", "c"], 40)
+    vae = ConditionalVAEEstimator(
+        3, hidden_dim=8, epochs=1, network=network, random_state=0
+    ).fit(X, y)
+    export(vae, tmp_path / "vae.onnx")
+    copy = OnnxVAE(tmp_path / "vae.onnx")
+    for n in (1, 40):
+        Z = vae.transform(X[:n])
+        assert_same(copy.transform(X[:n]), Z)
+        assert_same(copy.inverse_transform(Z, y=y[:n]), vae.inverse_transform(Z, y[:n]))
+        scores = vae.score_samples(X[:n], y[:n])
+        assert_same(copy.score_samples(X[:n], y=y[:n]), scores)
+    assert copy.sample(3, random_state=0, y="b").shape == (3, 16)
+    with pytest.raises(ValueError, match="give y"):
+        copy.sample(3)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])

@@ -8,7 +8,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from ._compat import fit_context, num_samples
-from .estimator import VAEEstimator
+from .estimator import VAEEstimator, draw_like
 
 
 class ConditionalVAEEstimator(VAEEstimator):
@@ -123,6 +123,19 @@ class ConditionalVAEEstimator(VAEEstimator):
             y = np.full(n_rows, y, dtype=object)
         return self._encode_labels(self._labels(y, n_rows))
 
+    def _sample_codes(self, n_samples, prior, seed, condition):
+        """Codes like those of training rows of the same class."""
+        assert self._codes_condition is not None
+        random_state = np.random.RandomState(seed)
+        wanted, known = condition.argmax(axis=1), self._codes_condition.argmax(axis=1)
+        z = np.empty((n_samples, self._codes.shape[1]), dtype=np.float32)
+        for code in np.unique(wanted):
+            rows, codes = wanted == code, self._codes[known == code]
+            if len(codes) < 2:
+                codes = self._codes
+            z[rows] = draw_like(codes, int(rows.sum()), prior, random_state)
+        return z
+
     # ------------------------------------------------------------------ training
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -232,7 +245,10 @@ class ConditionalVAEEstimator(VAEEstimator):
             The class of each row, or one for all.
         observation_noise : {"auto"} or bool, default="auto"
         prior : {"model", "mixture"} or density estimator, default="model"
-            As in :meth:`VAEEstimator.sample`.
+            As in :meth:`VAEEstimator.sample`; a density is fitted to the codes of each
+            class. With a wide code and beta = 1 the code itself tells much about the
+            class, and draws from p(z) may contradict y: "mixture", a larger beta or a
+            smaller latent_dim keep the samples to their class.
 
         Returns
         -------

@@ -259,6 +259,7 @@ class VAEEstimator(
         "_architecture": [Architecture],
         "_draws": [bool],
         "_codes": [np.ndarray, None],
+        "_codes_condition": [np.ndarray, None],
         "_image_shape": [tuple, None],
         "_table": [Table, None],
     }
@@ -438,7 +439,7 @@ class VAEEstimator(
             else:
                 self._records = [*self._records, record]
                 self.n_iter_ = self.best_epoch_ = len(self._records)
-                self._keep_codes(data.X)
+                self._keep_codes(data)
         self._raise_divergence()
 
     @property
@@ -739,7 +740,7 @@ class VAEEstimator(
 
         self.__dict__.update(results())
         self.__dict__.pop("_trainer", None)
-        self._keep_codes(data.X)
+        self._keep_codes(data)
         if divergence is not None:
             self._divergence = divergence
         elif records:
@@ -779,12 +780,13 @@ class VAEEstimator(
             "estimator holds the last finite weights."
         )
 
-    def _keep_codes(self, X):
+    def _keep_codes(self, data: TrainingSet) -> None:
         """A draw of the aggregate posterior, for ``sample(prior="mixture")``."""
-        random_state = np.random.RandomState(self._seed)
-        if len(X) > MAX_CODES:
-            X = X[random_state.choice(len(X), MAX_CODES, replace=False)]
-        self._codes = self._fitted.draw_codes(X)
+        if len(data.X) > MAX_CODES:
+            random_state = np.random.RandomState(self._seed)
+            data = data.take(random_state.choice(len(data.X), MAX_CODES, replace=False))
+        self._codes = self._fitted.draw_codes(data.X)
+        self._codes_condition = data.condition
 
     def _warn_of_collapse(self, n_steps):
         dim = self.model_.latent_dim
@@ -927,36 +929,15 @@ class VAEEstimator(
         if isinstance(prior, str) and prior == "model":
             z = fitted.draw_latent(n_samples, torch.Generator().manual_seed(seed))
         else:
-            z = self._sample_codes(n_samples, prior, seed)
+            z = self._sample_codes(n_samples, prior, seed, condition)
         draws = self._draws if observation_noise == "auto" else observation_noise
         device = self.model_.device
         noise = torch.Generator(device).manual_seed(seed + 1) if draws else None
         return self._restored(fitted.decode(z, noise, condition))
 
-    def _sample_codes(self, n_samples, prior, seed) -> np.ndarray:
+    def _sample_codes(self, n_samples, prior, seed, condition) -> np.ndarray:
         """Codes from a density that is fitted to those of training rows."""
-        if isinstance(prior, str) and prior == "mixture":
-            density = GaussianMixture(min(10, len(self._codes)), reg_covar=1e-4)
-        elif hasattr(prior, "fit") and hasattr(prior, "sample"):
-            density = clone(prior)
-        else:
-            raise ValueError(
-                f"prior={prior!r} must be 'model', 'mixture' or a density estimator "
-                "with fit and sample, such as sklearn.mixture.GaussianMixture(50)."
-            )
-        random_state = np.random.RandomState(seed)
-        if "random_state" in density.get_params():
-            # Fitting and sampling both draw: one instance goes on from the other.
-            density.set_params(random_state=random_state)
-        # In float64: in float32 a covariance may lose its positive eigenvalues.
-        density.fit(self._codes.astype(np.float64))
-        options = {}
-        if "random_state" in signature(density.sample).parameters:
-            options["random_state"] = random_state  # KernelDensity wants it here
-        drawn = density.sample(n_samples, **options)
-        # Mixtures hand back the components, too, in whose order the rows are.
-        z = drawn[0] if isinstance(drawn, tuple) else drawn
-        return random_state.permutation(np.asarray(z, dtype=np.float32))
+        return draw_like(self._codes, n_samples, prior, np.random.RandomState(seed))
 
     def reconstruct(self, X):
         """X encoded and decoded again: ``inverse_transform(transform(X))``.
@@ -1242,6 +1223,33 @@ def untrained(fitted: dict[str, Any]) -> Model:
     """A model as the learned attributes describe it, but for its weights."""
     anywhere = np.zeros(len(fitted["units_"].scale), dtype=np.float32)
     return _build(fitted, anywhere, anywhere, torch.Generator())
+
+
+def draw_like(
+    codes: np.ndarray, n_samples: int, prior: Any, random_state: np.random.RandomState
+) -> np.ndarray:
+    """Codes from a density that is fitted to these."""
+    if isinstance(prior, str) and prior == "mixture":
+        density = GaussianMixture(min(10, len(codes)), reg_covar=1e-4)
+    elif hasattr(prior, "fit") and hasattr(prior, "sample"):
+        density = clone(prior)
+    else:
+        raise ValueError(
+            f"prior={prior!r} must be 'model', 'mixture' or a density estimator "
+            "with fit and sample, such as sklearn.mixture.GaussianMixture(50)."
+        )
+    if "random_state" in density.get_params():
+        # Fitting and sampling both draw: one instance goes on from the other.
+        density.set_params(random_state=random_state)
+    # In float64: in float32 a covariance may lose its positive eigenvalues.
+    density.fit(codes.astype(np.float64))
+    options = {}
+    if "random_state" in signature(density.sample).parameters:
+        options["random_state"] = random_state  # KernelDensity wants it here
+    drawn = density.sample(n_samples, **options)
+    # Mixtures hand back the components, too, in whose order the rows are.
+    z = drawn[0] if isinstance(drawn, tuple) else drawn
+    return random_state.permutation(np.asarray(z, dtype=np.float32))
 
 
 def _positive(weights: np.ndarray | None) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """Priors: what p(z) is."""
 
+import threading
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -215,6 +216,19 @@ class VampPrior(_Mixture):
         return weights.log(), mean, log_variance
 
 
+class _Templates(threading.local):
+    """Flows whose weights stand for nothing: functional_call puts others there.
+
+    One set for each thread, since it does so for the time of the call.
+    """
+
+    def __init__(self):
+        self.flows: dict[tuple[int, int, int], SplineFlow] = {}
+
+
+_templates = _Templates()
+
+
 class FlowPrior(Prior):
     r"""A neural spline flow from the standard normal.
 
@@ -268,11 +282,14 @@ class FlowPrior(Prior):
         }
 
     def _apply(self, x: Tensor, parameters: Mapping[str, Tensor], **options: bool):
-        flow = self._flow(x.shape[-1])
+        key = self.n_transforms, self.hidden_dim, x.shape[-1]
+        flows = _templates.flows
+        if key not in flows:
+            flows[key] = self._flow(x.shape[-1])
         values = {name.replace("-", "."): value for name, value in parameters.items()}
-        for name, value in flow.named_buffers():
+        for name, value in flows[key].named_buffers():
             values[name] = value.to(x.device)
-        return torch.func.functional_call(flow, values, (x,), options)
+        return torch.func.functional_call(flows[key], values, (x,), options)
 
     def log_prob(self, z, **parameters):
         noise, log_slope = self._apply(z, parameters)

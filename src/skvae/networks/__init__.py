@@ -15,6 +15,7 @@ from .base import (
     GaussianPosterior,
     Network,
     Posterior,
+    dense,
     log_normal,
 )
 from .conv import ConvModule, ConvNet
@@ -40,6 +41,7 @@ __all__ = [
     "MLPModule",
     "Network",
     "Posterior",
+    "dense",
     "log_normal",
 ]
 

@@ -149,7 +149,7 @@ def _describe(
         latent_dim=model.latent_dim,
         n_noise=model.n_noise,
         n_draws=ELBO_DRAWS,
-        n_prior_noise=_n_prior_noise(model),
+        n_prior_noise=model.n_prior_noise,
         feature_names=None if names is None else list(names),
         classes=None if classes is None else classes.tolist(),
     )
@@ -178,10 +178,6 @@ def _describe(
             examples[tensor] = torch.full(shape, 0.5, dtype=dtype)
         graphs[name] = _Graph(model, metadata, name, examples)
     return metadata, graphs
-
-
-def _n_prior_noise(model: Model) -> int:
-    return getattr(model, "n_prior_noise", model.latent_dim)
 
 
 class _Infer(nn.Module):
@@ -295,9 +291,8 @@ class _Graph(nn.Module):
         return -(reconstruction + terms.divergence), reconstruction, terms.divergence
 
     def _prior(self, noise):
-        # A model without a prior of its own to draw from has the standard normal.
-        draw: Any = getattr(self.model, "draw_latent", None)
-        return (noise.clone() if draw is None else draw(noise),)
+        # An output must not be an input, as the standard normal's draws are.
+        return (self.model.draw_latent(noise).clone(),)
 
 
 class _All(nn.Module):
