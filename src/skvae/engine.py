@@ -457,6 +457,7 @@ def train(
     patience: int | None = None,
     tolerance: float = 0.0,
     on_epoch_begin: Callable[[], object] = lambda: None,
+    train_epoch: Callable[[Data, int], Record] | None = None,
 ) -> Generator[Record, None, None]:
     """Train for some epochs, yielding the record of each; the best weights stay.
 
@@ -473,6 +474,8 @@ def train(
         What counts as an improvement, in nats per row.
     on_epoch_begin : callable
         Called without arguments before each epoch.
+    train_epoch : callable or None
+        In place of the trainer's own: the epoch of a stack that it belongs to.
 
     Raises
     ------
@@ -484,6 +487,7 @@ def train(
     total_steps = trainer.n_steps + steps * epochs
     warmup_steps = trainer.model.objective.warmup * total_steps
     master = trainer.weights.master
+    train_epoch = train_epoch or trainer.train_epoch
     if trainer.best_epoch == 0:
         trainer.best.copy_(master)
     try:
@@ -492,7 +496,7 @@ def train(
             if trainer.best_loss == float("inf"):
                 trainer.best.copy_(master)  # none is better, but it is finite
             warming_up = trainer.n_steps < warmup_steps
-            record = trainer.train_epoch(data, total_steps)
+            record = train_epoch(data, total_steps)
             if validation is not None:
                 assert validation_noise is not None
                 (

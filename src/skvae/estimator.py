@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import nan
@@ -109,10 +109,8 @@ class Fit:
     tolerance: float
     records: list[Record] = field(default_factory=list)
 
-    def run(
-        self, epochs: int, on_epoch_begin: Callable[[], object] = lambda: None
-    ) -> Generator[Record, None, None]:
-        """The epochs, one by one; see :func:`skvae.engine.train`."""
+    def run(self, epochs: int, **options: Any) -> Generator[Record, None, None]:
+        """The epochs, one by one; see :func:`skvae.engine.train` for the options."""
         validation, noise = self.held_out or (None, None)
         run = train(
             self.trainer,
@@ -122,7 +120,7 @@ class Fit:
             validation_noise=noise,
             patience=self.patience,
             tolerance=self.tolerance,
-            on_epoch_begin=on_epoch_begin,
+            **options,
         )
         try:
             for record in run:
@@ -706,7 +704,7 @@ class VAEEstimator(
             model = copy.deepcopy(fit.fitted["model_"])
             return {**fit.attributes(), "model_": model}
 
-        run = fit.run(self.epochs, begin_epoch)
+        run = fit.run(self.epochs, on_epoch_begin=begin_epoch)
         try:
             for record in run:
                 if progress is not None:
