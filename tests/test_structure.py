@@ -14,14 +14,17 @@ SOURCE = Path(skvae.__file__).parent
 
 # Each file may import files of lower floors only: siblings never import each other.
 FLOORS = [
-    {"_compat", "__init__", "units", "noise"},
+    {"_compat", "__init__", "units", "noise", "plan"},
     {"spec", "device", "flows"},
     {"networks", "likelihoods", "priors", "objectives"},
     {"model"},
     {"gradients"},
     {"engine"},
-    {"progress", "inference"},
+    {"progress", "inference", "stack"},
     {"estimator"},
+    {"runs"},
+    {"calibration", "checkpoint"},
+    {"racing"},
     {"model_selection", "metrics", "plotting", "datasets"},
     {"demo"},
     {"cli"},

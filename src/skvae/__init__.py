@@ -34,6 +34,8 @@ _PUBLIC = {
     "Objective": "objectives",
     "Likelihood": "likelihoods",
     "PosteriorCollapseWarning": "estimator",
+    "VAEGridSearchCV": "model_selection",
+    "VAERandomizedSearchCV": "model_selection",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
 }
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from .likelihoods import ContinuousBernoulli as ContinuousBernoulli
     from .likelihoods import Gaussian as Gaussian
     from .likelihoods import Likelihood as Likelihood
+    from .model_selection import VAEGridSearchCV as VAEGridSearchCV
+    from .model_selection import VAERandomizedSearchCV as VAERandomizedSearchCV
     from .model_selection import log_likelihood_scorer as log_likelihood_scorer
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 __all__ = [
+    "BaseSearchCV",
     "EstimatorScorer",
     "Interval",
     "StrOptions",

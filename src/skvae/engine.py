@@ -492,6 +492,8 @@ def train(
         trainer.best.copy_(master)
     try:
         for _ in range(epochs):
+            if patience is not None and trainer.waited >= patience:
+                return
             on_epoch_begin()
             if trainer.best_loss == float("inf"):
                 trainer.best.copy_(master)  # none is better, but it is finite
@@ -519,8 +521,6 @@ def train(
                 trainer.best.copy_(master)
                 trainer.best_loss, trainer.best_epoch = record.monitored, record.epoch
             yield record
-            if patience is not None and trainer.waited >= patience:
-                return
     except KeyboardInterrupt:
         trainer.weights.full_precision()
         if trainer.best_loss == float("inf") and bool(torch.isfinite(master).all()):

@@ -8,7 +8,7 @@ would have kept alone.
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -24,7 +24,7 @@ from ._compat import (
     has_callbacks,
     safe_split,
 )
-from .engine import Data, DivergenceError, Record
+from .engine import DivergenceError, Record
 from .estimator import Fit, VAEEstimator
 from .objectives import OBJECTIVES, Objective
 from .stack import Stack
@@ -49,6 +49,8 @@ class Evaluation:
         How to fit and score: parameters, train, test, scorer, ...
     epochs : int
         After how many epochs of its run it is complete.
+    is_probe : bool
+        Whether nobody asked for it but a race.
     """
 
     index: int
@@ -57,6 +59,7 @@ class Evaluation:
     y: Any
     options: dict[str, Any]
     epochs: int = 0
+    is_probe: bool = False
 
     @property
     def fold(self) -> int:
@@ -70,6 +73,28 @@ class Evaluation:
     def alone(self) -> dict[str, Any]:
         """Fit and score as scikit-learn does."""
         return fit_and_score(self.estimator, self.X, self.y, **self.options)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a candidate asks of a training.
+
+    Attributes
+    ----------
+    name : str
+        The same for candidates that are snapshots of one training.
+    epochs, batch_size : int
+    architecture : str
+        The same where the weights have the same shapes and the same loss.
+    head : str or None
+        The same where the steps before the VAE are the same; None without such steps.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    architecture: str
+    head: str | None
 
 
 @dataclass
@@ -88,15 +113,20 @@ class Run:
     Attributes
     ----------
     evaluations : list of Evaluation
+    training : Training
+    total : int
+        Epochs of the whole training, of which this may be a part.
     head : Head or None
         Where the earlier steps of a Pipeline have been fitted already.
-    state : dict or None
+    state : path-like, dict or None
         Where an earlier part of the training stopped.
     """
 
     evaluations: list[Evaluation]
+    training: Training
+    total: int = 0
     head: Head | None = None
-    state: dict[str, Any] | None = field(default=None, repr=False)
+    state: Any = None
 
     @property
     def epochs(self) -> int:
@@ -105,6 +135,12 @@ class Run:
     @property
     def fold(self) -> int:
         return self.evaluations[0].fold
+
+    def with_state(self) -> "Run":
+        """The same with its state in memory."""
+        if self.state is None or isinstance(self.state, dict):
+            return self
+        return replace(self, state=joblib.load(self.state))
 
 
 def last_steps(estimator: Any) -> tuple[list[Pipeline], Any]:
@@ -126,11 +162,14 @@ def can_be_shared(evaluation: Evaluation, configured: Any) -> bool:
         isinstance(vae, VAEEstimator)
         and type(vae).__module__ == VAEEstimator.__module__
         and isinstance(vae.epochs, Integral)
-        and vae.epochs >= 1
+        and int(vae.epochs) >= 1
     )
     if not ours:
         return False
     context = evaluation.options["callback_ctx"]
+    # Parts of X for several steps: one of scikit-learn's riches that we leave to it.
+    if any(pipeline.transform_input for pipeline in pipelines):
+        return False
     listened_to = any(has_callbacks(step) for step in (*pipelines, vae))
     if not listened_to and context is not None:
         with context.propagate_callback_context(configured):
@@ -161,7 +200,7 @@ def epochs_nest(vae: VAEEstimator) -> bool:
 
 def evaluate_alone(
     evaluations: Sequence[Evaluation],
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Index and result of each, as scikit-learn works them out."""
     for evaluation in evaluations:
         yield evaluation.index, evaluation.alone()
@@ -171,63 +210,71 @@ def gather(
     evaluations: Sequence[Evaluation],
 ) -> tuple[list[Run], list[Evaluation]]:
     """The runs that the evaluations come from, and those to be fitted alone."""
-    runs: dict[tuple[Any, ...], list[Evaluation]] = {}
+    runs: dict[tuple[str, int], Run] = {}
     alone = []
-    keys: dict[int, tuple[Any, ...] | None] = {}
+    trainings: dict[int, Training | None] = {}
     for evaluation in evaluations:
         candidate = evaluation.options["candidate_progress"][0]
-        if candidate not in keys:
-            keys[candidate] = _key(evaluation)
-        key = keys[candidate]
-        if key is None:
+        if candidate not in trainings:
+            trainings[candidate] = _training(evaluation)
+        training = trainings[candidate]
+        if training is None:
             alone.append(evaluation)
             continue
-        training, evaluation.epochs = key
-        runs.setdefault((training, evaluation.fold), []).append(evaluation)
-    nested = [Run(sorted(run, key=lambda e: e.epochs)) for run in runs.values()]
-    return nested, alone
+        evaluation.epochs = training.epochs
+        key = training.name, evaluation.fold
+        runs.setdefault(key, Run([], training)).evaluations.append(evaluation)
+    for run in runs.values():
+        run.evaluations.sort(key=lambda evaluation: evaluation.epochs)
+        run.total = run.epochs
+    return list(runs.values()), alone
 
 
-def _key(evaluation: Evaluation) -> tuple[str, int] | None:
-    """What names a candidate's training, and its epochs; None: to be fitted alone."""
+# Parameters of the VAE that change no shape and no term of the loss.
+_SAME_SHAPE = ("epochs", "learning_rate", "batch_size", "random_state")
+
+
+def _training(evaluation: Evaluation) -> Training | None:
+    """What a candidate asks for; None where it is to be fitted alone."""
     try:
         configured = evaluation.configured()
         if not can_be_shared(evaluation, configured):
             return None
-        vae = last_steps(configured)[1]
-        epochs = int(vae.epochs)
+        pipelines, vae = last_steps(configured)
+        epochs, batch_size = int(vae.epochs), int(vae.batch_size)
         if epochs_nest(vae):
             vae.epochs = 1
-        return joblib.hash(_parameters(configured)), epochs
+        head = [_step(step) for p in pipelines for step in p.steps[:-1]]
+        parameters = parameters_of(vae)
+        shapes = {k: v for k, v in parameters.items() if k not in _SAME_SHAPE}
+        return Training(
+            joblib.hash((head, type(vae), parameters)),
+            epochs,
+            batch_size,
+            joblib.hash((head, type(vae), shapes)),
+            joblib.hash(head) if head else None,
+        )
     except Exception:
         # Whatever is wrong with it, scikit-learn is to say it.
         return None
 
 
-def _parameters(estimator: Any) -> dict[str, Any]:
+def parameters_of(estimator: Any) -> dict[str, Any]:
     """Everything that was set, nested objects by their own parameters."""
     return {
-        name: (type(value), value.get_params(deep=False))
-        if hasattr(value, "get_params")
-        else value
+        name: type(value) if hasattr(value, "get_params") else value
         for name, value in estimator.get_params(deep=True).items()
     }
 
 
+def _step(step: tuple[str, Any]) -> tuple[Any, ...]:
+    name, estimator = step
+    if not hasattr(estimator, "get_params"):
+        return name, estimator
+    return name, type(estimator), parameters_of(estimator)
+
+
 # ------------------------------------------------------------------ before the VAE
-
-
-def head_key(run: Run) -> str | None:
-    """What names the earlier steps of a run's Pipeline; None where there are none."""
-    pipelines, _ = last_steps(run.evaluations[-1].configured())
-    steps = [pipeline.steps[:-1] for pipeline in pipelines]
-    if not any(steps):
-        return None
-    return joblib.hash([(name, type(s), _step(s)) for part in steps for name, s in part])
-
-
-def _step(step: Any) -> Any:
-    return _parameters(step) if hasattr(step, "get_params") else step
 
 
 def fit_heads(runs: Sequence[tuple[int, Run]]) -> Iterator[tuple[int, Head | None]]:
@@ -277,7 +324,7 @@ class SharedFit:
         self.run = run
         last = run.evaluations[-1]
         configured = last.configured()
-        pipelines, self.vae = last_steps(configured)
+        _, self.vae = last_steps(configured)
         if run.head is not None:
             X, y = run.head.X, run.head.y
         else:
@@ -298,7 +345,7 @@ class SharedFit:
 
     def start(self, train_epoch=None) -> None:
         """Get ready for :meth:`advance`; with an epoch of a stack to take part in."""
-        left = self.run.epochs - len(self.fit.records)
+        left = self.run.total - len(self.fit.records)
         self.generator = self.fit.run(left, train_epoch=train_epoch)
 
     def advance(self) -> list[tuple[Evaluation, str | None]]:
@@ -368,14 +415,14 @@ class SharedFit:
 
 def train_together(
     runs: Sequence[Run], *, keep_states: bool = False
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Train runs epoch by epoch, as one stack where they can be one.
 
     Yields
     ------
     index, result
         Of each evaluation, as soon as it is complete. With ``keep_states``, at last
-        the index of each run's first evaluation, with its state under "state".
+        ("state", index of a run's last evaluation) and where the run stands.
 
     Notes
     -----
@@ -406,7 +453,7 @@ def train_together(
 
 def _train(
     shared: list[SharedFit], started: float, keep_states: bool
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     stack = Stack.of([(one.fit.trainer, one.fit.data) for one in shared])
     for i, one in enumerate(shared):
         one.start(None if stack is None else stack.member(i))
@@ -437,7 +484,7 @@ def _train(
             if stack is not None:
                 stack.release()
             for one in shared:
-                yield one.run.evaluations[0].index, {"state": one.state()}
+                yield ("state", one.run.evaluations[-1].index), one.state()
     finally:
         for one in shared:
             one.close()
@@ -456,7 +503,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _in_halves(
     runs: Sequence[Run], done: set[int], keep_states: bool
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     left = []
     for run in runs:
         waiting = [e for e in run.evaluations if e.index not in done]

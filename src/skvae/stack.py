@@ -22,15 +22,12 @@ from .likelihoods import Likelihood
 from .networks import MAX_LOG_VARIANCE
 
 Member = tuple[Trainer, Data]
-# Weights of one model and all its moments and copies, in float32 numbers.
-COPIES = 8
 
 
 def can_stack(trainer: Trainer, data: Data) -> bool:
     """Whether this module knows how such a model trains."""
     return (
         isinstance(trainer.gradient_step, ExplicitStep)
-        and trainer.precision == torch.float32
         and trainer.max_gradient_norm is None
         and data.condition is None
     )
@@ -38,12 +35,14 @@ def can_stack(trainer: Trainer, data: Data) -> bool:
 
 def stack_key(trainer: Trainer, data: Data) -> tuple[object, ...]:
     """What models of one stack have in common, but for the widths of their layers."""
-    encoder, decoder = trainer.gradient_step.encoder, trainer.gradient_step.decoder
+    step = _explicit(trainer)
+    encoder, decoder = step.encoder, step.decoder
     return (
         trainer.batch_size,
         len(data),
         data.X.shape[1],
-        data.X.device,
+        str(data.X.device),
+        trainer.precision,
         data.weights is None,
         repr(trainer.model.likelihood),
         len(encoder.weights),
@@ -112,6 +111,7 @@ class Stack:
         """Train only these models on."""
         if len(wanted) < len(self.rows):
             self.release()
+        if 0 < len(wanted) < len(self.rows):
             self._load([i for i in self.rows if i in set(wanted)])
 
     # ------------------------------------------------------------------ layout
@@ -121,8 +121,10 @@ class Stack:
         self.rows = rows
         self.trainers = [self.members[i][0] for i in rows]
         shapes = [_shapes(trainer) for trainer in self.trainers]
-        widest = [tuple(map(max, *sizes)) if len(rows) > 1 else sizes[0]
-                  for sizes in zip(*shapes, strict=True)]
+        widest = [
+            tuple(map(max, *sizes)) if len(rows) > 1 else sizes[0]
+            for sizes in zip(*shapes, strict=True)
+        ]
         self.latent_dim = max(trainer.model.latent_dim for trainer in self.trainers)
         first = self.trainers[0]
         self.likelihood: Likelihood = first.model.likelihood
@@ -148,15 +150,23 @@ class Stack:
             self.first_moment[row, where] = trainer.first_moment
             self.second_moment[row, where] = trainer.second_moment
 
+        # What the network computes with; the gradients are float32 in any case.
+        self.low = (
+            None
+            if first.precision == torch.float32
+            else torch.empty_like(self.master, dtype=first.precision)
+        )
+        self.dtype = first.precision
         values, gradients = _views(self.master, blocks), _views(self.gradient, blocks)
-        n_encoder = len(first.gradient_step.encoder.weights)
+        seen = values if self.low is None else _views(self.low, blocks)
+        n_encoder = len(_explicit(first).encoder.weights)
         n_network = 2 * len(widest)
-        tanh = (first.gradient_step.encoder.tanh, first.gradient_step.decoder.tanh)
+        tanh = (_explicit(first).encoder.tanh, _explicit(first).decoder.tanh)
         self.encoder = _Layers(
-            values[: 2 * n_encoder], gradients[: 2 * n_encoder], tanh[0]
+            seen[: 2 * n_encoder], gradients[: 2 * n_encoder], tanh[0]
         )
         self.decoder = _Layers(
-            values[2 * n_encoder : n_network],
+            seen[2 * n_encoder : n_network],
             gradients[2 * n_encoder : n_network],
             tanh[1],
         )
@@ -164,7 +174,9 @@ class Stack:
         self.learned = dict(zip(names, values[n_network:], strict=True))
         self.learned_gradients = dict(zip(names, gradients[n_network:], strict=True))
         self.constants = {
-            name: torch.stack([t.model.likelihood_arguments()[name] for t in self.trainers])
+            name: torch.stack(
+                [t.model.likelihood_arguments()[name] for t in self.trainers]
+            )
             for name in first.model.likelihood_arguments()
             if name not in names
         }
@@ -188,8 +200,8 @@ class Stack:
                 distinct.append(data)
         self.n_rows = len(distinct[0])
         self.X = torch.cat([data.X for data in distinct])
-        weights = [data.weights for data in distinct]
-        self.weights = None if weights[0] is None else torch.cat(weights)
+        weights = [data.weights for data in distinct if data.weights is not None]
+        self.weights = torch.cat(weights) if weights else None
         self.starts = self.n_rows * torch.tensor(places)
 
     def release(self) -> None:
@@ -229,9 +241,7 @@ class Stack:
             for start in range(0, n_rows, size):
                 rows = order[:, start : start + size]
                 progress = self.trainers[0].n_steps / total_steps
-                weights = [
-                    t.model.objective.kl_weight(progress) for t in self.trainers
-                ]
+                weights = [t.model.objective.kl_weight(progress) for t in self.trainers]
                 parts, mean = self._gradient(
                     rows,
                     noise[:, start : start + size],
@@ -266,26 +276,29 @@ class Stack:
 
         The chain rule of :class:`~skvae.gradients.ExplicitStep`, model by model.
         """
+        if self.low is not None:
+            self.low.copy_(self.master)
         M, B = rows.shape
         x = self.X.index_select(0, rows.reshape(-1)).view(M, B, -1)
         weights = None if self.weights is None else self.weights[rows]
-        encoded = self.encoder.forward(self.likelihood.network_input(x))
+        seen = self.likelihood.network_input(x).to(self.dtype)
+        encoded = self.encoder.forward(seen).float()
         mean, log_variance = encoded.chunk(2, dim=-1)
         bounded = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
         deviation = torch.exp(0.5 * bounded).mul_(noise)
-        raw = self.decoder.forward(mean + deviation)
+        raw = self.decoder.forward((mean + deviation).to(self.dtype))
         expm1 = torch.expm1(bounded)
         kl = (mean.square() + expm1).sub_(bounded).sum(-1).mul_(0.5)
         reconstruction, slope = self._reconstruction(x, raw, weights)
 
-        slope = self.decoder.backward(slope)
+        slope = self.decoder.backward(slope).float()
         slopes = torch.cat([mean, expm1.mul_(0.5)], dim=-1)
         if weights is not None:
             slopes.mul_(weights.unsqueeze(-1))
         by_noise = deviation.mul_(0.5).mul_(slope)
         slopes.mul_(kl_weight.unsqueeze(-1)).add_(torch.cat([slope, by_noise], dim=-1))
         slopes[..., mean.shape[-1] :].mul_(log_variance == bounded)
-        self.encoder.backward(slopes, need_input=False)
+        self.encoder.backward(slopes.to(self.dtype), need_input=False)
 
         parts = torch.stack([reconstruction + kl_weight * kl, reconstruction, kl])
         if weights is not None:
@@ -374,6 +387,11 @@ class _Layers:
         return slope
 
 
+def _explicit(trainer: Trainer) -> ExplicitStep:
+    assert isinstance(trainer.gradient_step, ExplicitStep)
+    return trainer.gradient_step
+
+
 def _same(data: Data, other: Data) -> bool:
     if not torch.equal(data.X, other.X):
         return False
@@ -404,7 +422,7 @@ def _positions(
 ) -> Tensor:
     """Where in a row of the stack each weight of a trainer's flat buffer stands."""
     layers, own = _linear(trainer), trainer.model.latent_dim
-    n_encoder = len(trainer.gradient_step.encoder.weights)
+    n_encoder = len(_explicit(trainer).encoder.weights)
     length = sum(torch.Size(shape).numel() for shape in blocks)
     views = _views(torch.arange(length).unsqueeze(0), blocks)
     where: dict[int, Tensor] = {}
