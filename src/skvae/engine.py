@@ -214,7 +214,7 @@ class Trainer:
             "second_moment": self.second_moment,
             "step_count": self.step_count,
         }
-        state |= {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        state |= {name: t.cpu().numpy().copy() for name, t in tensors.items()}
         return state | {"generator": self.generator.get_state().numpy()}
 
     def restore(self, state: dict[str, Any]) -> None:

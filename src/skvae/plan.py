@@ -224,7 +224,7 @@ def plan(
         kind = ("alone", i) if shape.kind is None else shape.kind
         kinds.setdefault(kind, []).append(i)
     # The last tasks to begin must be short, or some workers idle beside the last.
-    longest = max(1, -(-len(shapes) // (2 * n_jobs) if n_jobs > 1 else len(shapes)))
+    longest = len(shapes) if n_jobs == 1 else -(-len(shapes) // (2 * n_jobs))
     pieces: list[tuple[int, ...]] = []
     for members in kinds.values():
         members.sort(key=lambda i: (shapes[i].widths, shapes[i].epochs))

@@ -401,7 +401,8 @@ class SharedFit:
             vae._raise_divergence()
         if self.codes:
             vae._keep_codes(self.fit.rows.X)
-        vae._warn_of_collapse(self.fit.trainer.n_steps)
+        if self.fit.records:
+            vae._warn_of_collapse(self.fit.trainer.n_steps)
 
     def state(self) -> dict[str, Any]:
         """Where the training stands, to go on in another process."""

@@ -94,11 +94,16 @@ class Stack:
             return None
         return cls(members)
 
-    def _rate(self, i: int) -> float:
-        return self.members[i][0].learning_rate
+    def _rate(self, i: int) -> tuple[float, str]:
+        trainer, _ = self.members[i]
+        return trainer.learning_rate, trainer.schedule.__name__
 
     def member(self, i: int) -> Callable[[Data, int], Record]:
-        """The epoch of one model: all train at the first call, the others collect."""
+        """The epoch of one model, for :func:`skvae.engine.train`.
+
+        Members keep in step: all train at the call of the first of them, the others
+        collect their records before the next.
+        """
 
         def train_epoch(data: Data, total_steps: int) -> Record:
             if i not in self.epoch:
