@@ -38,9 +38,7 @@ OPTIONS = {
 
 
 def fits(options, X, weights=None):
-    return [
-        tiny(**one)._begin(X, None, weights, None, None) for one in options
-    ]
+    return [tiny(**one)._begin(X, None, weights, None, None) for one in options]
 
 
 def start(fits, epochs=4):
@@ -150,9 +148,7 @@ def test_a_diverging_neighbour_harms_nobody(digits):
     ids=str,
 )
 def test_only_what_is_alike_is_stacked(other, digits):
-    members = [
-        (fit.trainer, fit.data) for fit in fits([{}, other], digits[:100])
-    ]
+    members = [(fit.trainer, fit.data) for fit in fits([{}, other], digits[:100])]
     assert Stack.of(members) is None
     assert Stack.of(members[:1]) is None
     assert Stack.of([members[0], members[0]]) is not None

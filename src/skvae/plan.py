@@ -124,7 +124,7 @@ class CostModel:
             rows = np.array([features(shape, size) / t for shape, size, t in points])
             scale = np.asarray(coefficients)
             # A pull towards the default, which rules where nothing was measured.
-            pull = 0.05 * np.eye(4)
+            pull = 0.1 * np.eye(4)
             target = np.concatenate([np.ones(len(rows)), pull.sum(1)])
             solution, _ = nnls(np.concatenate([rows * scale, pull]), target)
             steps[key] = tuple(scale * solution)
