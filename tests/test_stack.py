@@ -42,7 +42,8 @@ def fits(options, X, weights=None):
 
 
 def start(fits, epochs=4):
-    stack = Stack.of([(fit.trainer, fit.data) for fit in fits])
+    members = [(fit.trainer, fit.data) for fit in fits]
+    stack = Stack.of(members, [epochs] * len(fits))
     assert stack is not None
     return stack, [
         fit.run(epochs, train_epoch=stack.member(i)) for i, fit in enumerate(fits)
@@ -149,15 +150,16 @@ def test_a_diverging_neighbour_harms_nobody(digits):
 )
 def test_only_what_is_alike_is_stacked(other, digits):
     members = [(fit.trainer, fit.data) for fit in fits([{}, other], digits[:100])]
-    assert Stack.of(members) is None
-    assert Stack.of(members[:1]) is None
-    assert Stack.of([members[0], members[0]]) is not None
+    assert Stack.of(members, [4, 4]) is None
+    assert Stack.of(members[:1], [4]) is None
+    assert Stack.of([members[0]] * 2, [4, 4]) is not None
 
 
 def test_only_equal_numbers_of_rows_are_stacked(digits):
     one, two = (tiny()._begin(digits[:n], None, None, None, None) for n in (90, 100))
     assert stack_key(one.trainer, one.data) != stack_key(two.trainer, two.data)
-    assert Stack.of([(one.trainer, one.data), (two.trainer, two.data)]) is None
+    members = [(one.trainer, one.data), (two.trainer, two.data)]
+    assert Stack.of(members, [4, 4]) is None
 
 
 def test_graphs_are_captured_on_a_gpu_only(digits):

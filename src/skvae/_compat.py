@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import _fit_context as fit_context
+from sklearn.callback import ProgressBar
 from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import _fit_and_score as fit_and_score
@@ -134,8 +135,12 @@ def asks_for_the_bound(scorer: Any) -> bool:
 
 
 def has_callbacks(estimator: Any) -> bool:
-    """Whether someone wants to hear of the epochs of this estimator's fit."""
-    return bool(getattr(estimator, "_skl_callbacks", []))
+    """Whether someone has to hear of the epochs of this estimator's fit.
+
+    A progress bar of scikit-learn's is content with whole fits.
+    """
+    callbacks = getattr(estimator, "_skl_callbacks", [])
+    return any(not isinstance(callback, ProgressBar) for callback in callbacks)
 
 
 class _Evaluations:

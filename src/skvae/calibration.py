@@ -149,7 +149,8 @@ def _seconds_of_step(shared: Sequence[SharedFit]) -> float:
             fits[0].trainer.train_epoch(few[0], 10**9)
 
     else:
-        stack = Stack.of([(f.trainer, d) for f, d in zip(fits, few, strict=True)])
+        members = [(fit.trainer, data) for fit, data in zip(fits, few, strict=True)]
+        stack = Stack.of(members, [10**6] * len(fits))
         assert stack is not None
 
         def epoch():

@@ -343,10 +343,13 @@ class SharedFit:
         self.codes = not asks_for_the_bound(last.options["scorer"])
         self.generator: Generator[Record, None, None] | None = None
 
+    @property
+    def epochs_left(self) -> int:
+        return self.run.total - len(self.fit.records)
+
     def start(self, train_epoch=None) -> None:
         """Get ready for :meth:`advance`; with an epoch of a stack to take part in."""
-        left = self.run.total - len(self.fit.records)
-        self.generator = self.fit.run(left, train_epoch=train_epoch)
+        self.generator = self.fit.run(self.epochs_left, train_epoch=train_epoch)
 
     def advance(self) -> list[tuple[Evaluation, str | None]]:
         """One epoch; returns the evaluations that it completes, with a divergence."""
@@ -455,7 +458,8 @@ def train_together(
 def _train(
     shared: list[SharedFit], started: float, keep_states: bool
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    stack = Stack.of([(one.fit.trainer, one.fit.data) for one in shared])
+    members = [(one.fit.trainer, one.fit.data) for one in shared]
+    stack = Stack.of(members, [one.epochs_left for one in shared])
     for i, one in enumerate(shared):
         one.start(None if stack is None else stack.member(i))
     try:

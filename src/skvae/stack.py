@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ._compat import adam_step
 from .device import training
-from .engine import ACTIVE_VARIANCE, Data, Record, Trainer
+from .engine import ACTIVE_VARIANCE, Data, Record, Trainer, constant
 from .gradients import ExplicitStep
 from .likelihoods import Likelihood
 from .networks import MAX_LOG_VARIANCE
@@ -74,17 +74,24 @@ class Stack:
     members : sequence of (Trainer, Data)
         Of one ``stack_key``. Their weights follow the stack's after every epoch, their
         optimiser's moments when :meth:`release` is called.
+    epochs : sequence of int
+        How many each has to go: what its schedule is stretched over.
     """
 
-    def __init__(self, members: Sequence[Member]):
+    def __init__(self, members: Sequence[Member], epochs: Sequence[int]):
         self.members = list(members)
+        self.total_steps = [
+            trainer.n_steps + n * -(-len(data) // trainer.batch_size)
+            for (trainer, data), n in zip(members, epochs, strict=True)
+        ]
         self.epoch: dict[int, Record] = {}
+        self.n_steps = members[0][0].n_steps
         self._share_data()
         # Equal learning rates side by side: one call of the optimiser for each.
         self._load(sorted(range(len(members)), key=self._rate))
 
     @classmethod
-    def of(cls, members: Sequence[Member]) -> "Stack | None":
+    def of(cls, members: Sequence[Member], epochs: Sequence[int]) -> "Stack | None":
         """A stack of these models, or None where they are not of one kind."""
         if len(members) < 2 or not all(can_stack(*member) for member in members):
             return None
@@ -92,11 +99,14 @@ class Stack:
             return None
         if len({trainer.n_steps for trainer, _ in members}) > 1:
             return None
-        return cls(members)
+        return cls(members, epochs)
 
-    def _rate(self, i: int) -> tuple[float, str]:
+    def _rate(self, i: int) -> tuple[float, str, int]:
+        """What members have in common that go with one rate, all the way."""
         trainer, _ = self.members[i]
-        return trainer.learning_rate, trainer.schedule.__name__
+        name = trainer.schedule.__name__
+        total = 0 if trainer.schedule is constant else self.total_steps[i]
+        return trainer.learning_rate, name, total
 
     def member(self, i: int) -> Callable[[Data, int], Record]:
         """The epoch of one model, for :func:`skvae.engine.train`.
@@ -107,7 +117,11 @@ class Stack:
 
         def train_epoch(data: Data, total_steps: int) -> Record:
             if i not in self.epoch:
-                self._train_epoch(total_steps)
+                self._train_epoch()
+            # Only now has this one trained, as far as it is concerned.
+            trainer, _ = self.members[i]
+            trainer.n_epochs += 1
+            trainer.n_steps += -(-self.n_rows // trainer.batch_size)
             return self.epoch.pop(i)
 
         return train_epoch
@@ -222,7 +236,7 @@ class Stack:
 
     # ------------------------------------------------------------------ training
 
-    def _train_epoch(self, total_steps: int) -> None:
+    def _train_epoch(self) -> None:
         """One pass of every model over its rows; records by member."""
         started = time.perf_counter()
         M, L, device = len(self.rows), self.latent_dim, self.X.device
@@ -245,8 +259,11 @@ class Stack:
         with training(device, products), torch.no_grad():
             for start in range(0, n_rows, size):
                 rows = order[:, start : start + size]
-                progress = self.trainers[0].n_steps / total_steps
-                weights = [t.model.objective.kl_weight(progress) for t in self.trainers]
+                progress = [self.n_steps / self.total_steps[i] for i in self.rows]
+                weights = [
+                    trainer.model.objective.kl_weight(done)
+                    for trainer, done in zip(self.trainers, progress, strict=True)
+                ]
                 parts, mean = self._gradient(
                     rows,
                     noise[:, start : start + size],
@@ -262,15 +279,14 @@ class Stack:
         seconds = (time.perf_counter() - started) / M
         for row, trainer in enumerate(self.trainers):
             trainer.weights.master.copy_(self.master[row, self.positions[row]])
-            trainer.n_epochs += 1
             loss, reconstruction, kl = trainer._means(totals[row], n_rows)
             self.epoch[self.rows[row]] = Record(
-                epoch=trainer.n_epochs,
+                epoch=trainer.n_epochs + 1,
                 loss=loss,
                 reconstruction=reconstruction,
                 kl=kl,
                 active_units=active[row],
-                learning_rate=trainer.learning_rate * trainer.schedule(progress),
+                learning_rate=trainer.learning_rate * trainer.schedule(progress[row]),
                 seconds=seconds,
             )
 
@@ -338,7 +354,7 @@ class Stack:
             self.learned_gradients[name].copy_(gradient)
         return terms.detach(), slope.flatten(-2)
 
-    def _update(self, progress: float, n_rows: int) -> None:
+    def _update(self, progress: Sequence[float], n_rows: int) -> None:
         """A step of Adam; see :meth:`skvae.engine.Trainer._update`."""
         scale = self.trainers[0].gradient_scale
         if n_rows != scale:
@@ -351,11 +367,10 @@ class Stack:
                 self.first_moment[rows],
                 self.second_moment[rows],
                 count,
-                trainer.learning_rate * trainer.schedule(progress),
+                trainer.learning_rate * trainer.schedule(progress[rows.start]),
                 1e-8 * scale,
             )
-        for trainer in self.trainers:
-            trainer.n_steps += 1
+        self.n_steps += 1
 
 
 class _Layers:
