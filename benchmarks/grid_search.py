@@ -199,7 +199,9 @@ def plan(X, options):
     print(table.head(12).to_string())
     said = table.attrs["seconds"]
     _, took = search(VAEGridSearchCV, grid, X, options.n_jobs)
-    print(f"{n} trainings: plan {said:.1f} s, took {took:.1f} s, {took / said - 1:+.0%}")
+    print(
+        f"{n} trainings: plan {said:.1f} s, took {took:.1f} s, {took / said - 1:+.0%}"
+    )
 
 
 def skorch(X, options):

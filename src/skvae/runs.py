@@ -143,6 +143,14 @@ class Run:
         return replace(self, state=joblib.load(self.state))
 
 
+def with_rows(item: Run | Evaluation, X: Any, y: Any) -> Run | Evaluation:
+    """The same on these rows: what travels to a worker goes without, apart from X."""
+    if isinstance(item, Run):
+        evaluations = [replace(e, X=X, y=y) for e in item.evaluations]
+        return replace(item, evaluations=evaluations)
+    return replace(item, X=X, y=y)
+
+
 def last_steps(estimator: Any) -> tuple[list[Pipeline], Any]:
     """The (nested) Pipelines around the last step, from the outermost, and it."""
     pipelines = []
@@ -277,9 +285,9 @@ def _step(step: tuple[str, Any]) -> tuple[Any, ...]:
 # ------------------------------------------------------------------ before the VAE
 
 
-def fit_heads(runs: Sequence[tuple[int, Run]]) -> Iterator[tuple[int, Head | None]]:
-    """Fit the earlier steps of numbered runs."""
-    for i, run in runs:
+def fit_heads(runs: Sequence[Run]) -> Iterator[tuple[int, Head | None]]:
+    """Number and head of each run."""
+    for i, run in enumerate(runs):
         yield i, fit_head(run)
 
 
