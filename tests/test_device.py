@@ -40,19 +40,17 @@ def test_missing_device_is_named_with_what_is_there(device):
 def test_auto_precision(monkeypatch, native):
     monkeypatch.setattr(device_module, "cpu_has_bfloat16", lambda: native)
 
-    def auto(real_valued=False, n_weights=10**6):
-        return resolve_precision(
-            "auto", CPU, real_valued=real_valued, n_weights=n_weights
-        )
+    def auto(exact=False, n_weights=10**6):
+        return resolve_precision("auto", CPU, exact=exact, n_weights=n_weights)
 
     assert auto() == (torch.bfloat16 if native else torch.float32)
-    assert auto(real_valued=True) == torch.float32
+    assert auto(exact=True) == torch.float32
     assert auto(n_weights=1000) == torch.float32
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_asked_for_precision_is_given(precision):
-    resolved = resolve_precision(precision, CPU, real_valued=True, n_weights=1)
+    resolved = resolve_precision(precision, CPU, exact=True, n_weights=1)
     assert resolved == getattr(torch, precision)
 
 

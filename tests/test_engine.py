@@ -5,6 +5,8 @@ import torch
 
 from skvae.engine import SCHEDULES, Data, DivergenceError, Trainer, train
 from skvae.likelihoods import Gaussian
+from skvae.model import Batch
+from skvae.networks import MLP
 from skvae.objectives import ELBO
 from test_model import make
 
@@ -43,8 +45,7 @@ def test_epochs_equal_the_textbook_loop(weighted, max_gradient_norm):
         losses = []
         for start in range(0, 37, 9):  # the last batch has a single row
             rows = order[start : start + 9]
-            terms = reference.training_terms(ROWS[rows], noise[:, start : start + 9])
-            loss = ELBO().loss(terms)
+            loss, _ = reference.loss(Batch(ROWS[rows], noise[:, start : start + 9]))
             if weighted:
                 loss = loss * weights[rows]
             optimizer.zero_grad()
@@ -130,6 +131,71 @@ def test_early_stopping_waits_its_patience(monkeypatch):
     assert [r.validation_loss for r in records] == [5.0, 4.0, 3.95, 3.9]
 
 
+def test_nothing_is_best_before_the_warm_up_is_over(monkeypatch):
+    """Losses of a small KL weight are lower, and do not compare."""
+    model = make(objective=ELBO(warmup=0.5))
+    engine = trainer(model)
+    losses = [1.0, 0.5, 2.0, 3.0, 9.0, 7.0, 8.0, 7.5]
+    validation = iter(losses)
+    monkeypatch.setattr(engine, "evaluate", lambda *_: (next(validation), 0.0, 0.0))
+    seen, best = [], []
+    for _ in train(
+        engine,
+        Data(ROWS),
+        epochs=8,
+        validation=Data(ROWS),
+        validation_noise=torch.zeros(1, 37, 2),
+        patience=2,
+    ):
+        seen.append(flat(model))
+        best.append(engine.best_epoch)
+    # Early stopping waits for the end of the warm-up, then for its patience. Until
+    # then, whoever stops has the latest weights.
+    assert best == [1, 2, 3, 4, 5, 6, 6, 6]
+    assert torch.equal(flat(model), seen[5])
+
+
+def test_a_warm_up_that_no_epoch_follows_keeps_the_last_one():
+    model = make(objective=ELBO(warmup=0.9))
+    engine, seen = trainer(model), []
+    for _ in train(engine, Data(ROWS), epochs=3, patience=1):
+        seen.append(flat(model))
+    assert engine.best_epoch == 3
+    assert torch.equal(flat(model), seen[2])
+
+
+def test_progress_goes_from_the_first_step_to_the_last(monkeypatch):
+    model = make(objective=ELBO(warmup=0.97))
+    engine, seen = trainer(model), []
+    step = engine.gradient_step
+
+    def spy(batch):
+        seen.append((batch.progress, batch.n_rows))
+        return step(batch)
+
+    engine.gradient_step = spy
+    list(train(engine, Data(ROWS), epochs=2))
+    assert [progress for progress, _ in seen] == pytest.approx(
+        [i / 9 for i in range(10)]
+    )
+    assert {n_rows for _, n_rows in seen} == {37}
+    assert model.objective.ramp(seen[-1][0]) == 1
+    # Without an end in sight nothing warms up.
+    engine.train_epoch(Data(ROWS))
+    assert [progress for progress, _ in seen[10:]] == [1.0] * 5
+
+
+def test_dropout_is_off_where_the_loss_is_evaluated():
+    model = make(network=MLP(dropout=0.5))
+    engine = trainer(model)
+    assert next(engine._noise(37)).shape == (1, 9, 2 + 2 * 5)
+    noise = torch.zeros(1, 37, model.n_loss_noise)
+    once = engine.evaluate(Data(ROWS), noise)
+    assert once == engine.evaluate(Data(ROWS), noise)
+    expected = model.loss(Batch(ROWS, noise))[0].mean().item()
+    assert once[0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_evaluate_is_the_mean_over_rows_whatever_the_blocks():
     model = make()
     engine = trainer(model)
@@ -138,8 +204,8 @@ def test_evaluate_is_the_mean_over_rows_whatever_the_blocks():
     weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(1))
     weights /= weights.mean()
     loss, reconstruction, kl = engine.evaluate(Data(rows, weights), noise)
-    terms = model.training_terms(rows, noise)
-    assert loss == pytest.approx((ELBO().loss(terms) * weights).mean().item(), rel=1e-5)
+    expected = (model.loss(Batch(rows, noise))[0] * weights).mean().item()
+    assert loss == pytest.approx(expected, rel=1e-5)
     assert loss == pytest.approx(reconstruction + kl, rel=1e-5)
 
 

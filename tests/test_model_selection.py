@@ -342,7 +342,7 @@ def test_objects_are_candidates(grey):
     assert len(search.cv_results_["params"]) == 6
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     # The objects given are not touched.
-    assert vars(objects["objective"][1]) == {"beta": 4}
+    assert vars(objects["objective"][1]) == vars(ELBO(beta=4))
     assert vars(objects["likelihood"][2]) == {"scale": "feature", "min_scale": 1e-3}
     nested = GridSearchCV(
         tiny(),

@@ -1,9 +1,11 @@
-"""What the README shows runs as it stands."""
+"""What the README and the documentation show runs as it stands."""
 
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -22,6 +24,15 @@ def test_every_block_runs(capsys):
     spread = namespace["rows"].std(axis=0) / namespace["wine"].std().to_numpy()
     assert (np.abs(np.log(spread)) < np.log(1.5)).all()
     assert "vaeestimator__latent_dim" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["choices", "extending"])
+def test_every_block_of_the_documentation_runs(name):
+    text = (README.parent / "docs" / f"{name}.md").read_text("utf-8")
+    namespace: dict = {}
+    with torch.random.fork_rng(devices=[]):  # modules of one's own draw from it
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+            exec(block, namespace)
 
 
 def test_pictures_are_there():

@@ -11,10 +11,18 @@ __version__ = "0.1.0"
 # `import skvae` costs milliseconds and not the import of torch.
 _PUBLIC = {
     "VAEEstimator": "estimator",
+    "ConditionalVAEEstimator": "conditional",
     "MLP": "networks",
     "Bernoulli": "likelihoods",
+    "Beta": "likelihoods",
+    "Categorical": "likelihoods",
     "ContinuousBernoulli": "likelihoods",
+    "DiscretizedLogisticMixture": "likelihoods",
     "Gaussian": "likelihoods",
+    "Mixed": "likelihoods",
+    "NegativeBinomial": "likelihoods",
+    "Poisson": "likelihoods",
+    "StudentT": "likelihoods",
     "StandardNormal": "priors",
     "ELBO": "objectives",
     "ConvNet": "networks",
@@ -38,8 +46,10 @@ _PUBLIC = {
     "VAERandomizedSearchCV": "model_selection",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
+    "save": "persistence",
+    "load": "persistence",
 }
-_MODULES = ("datasets", "metrics", "model_selection", "plotting")
+_MODULES = ("datasets", "metrics", "model_selection", "persistence", "plotting")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
@@ -47,13 +57,22 @@ if TYPE_CHECKING:
     from . import datasets as datasets
     from . import metrics as metrics
     from . import model_selection as model_selection
+    from . import persistence as persistence
     from . import plotting as plotting
+    from .conditional import ConditionalVAEEstimator as ConditionalVAEEstimator
     from .estimator import PosteriorCollapseWarning as PosteriorCollapseWarning
     from .estimator import VAEEstimator as VAEEstimator
     from .likelihoods import Bernoulli as Bernoulli
+    from .likelihoods import Beta as Beta
+    from .likelihoods import Categorical as Categorical
     from .likelihoods import ContinuousBernoulli as ContinuousBernoulli
+    from .likelihoods import DiscretizedLogisticMixture as DiscretizedLogisticMixture
     from .likelihoods import Gaussian as Gaussian
     from .likelihoods import Likelihood as Likelihood
+    from .likelihoods import Mixed as Mixed
+    from .likelihoods import NegativeBinomial as NegativeBinomial
+    from .likelihoods import Poisson as Poisson
+    from .likelihoods import StudentT as StudentT
     from .model_selection import VAEGridSearchCV as VAEGridSearchCV
     from .model_selection import VAERandomizedSearchCV as VAERandomizedSearchCV
     from .model_selection import log_likelihood_scorer as log_likelihood_scorer
@@ -71,6 +90,8 @@ if TYPE_CHECKING:
     from .objectives import BetaTC as BetaTC
     from .objectives import InfoVAE as InfoVAE
     from .objectives import Objective as Objective
+    from .persistence import load as load
+    from .persistence import save as save
     from .priors import FlowPrior as FlowPrior
     from .priors import MixturePrior as MixturePrior
     from .priors import Prior as Prior

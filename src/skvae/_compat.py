@@ -14,10 +14,15 @@ from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.utils import _safe_indexing as safe_indexing
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.metaestimators import _safe_split as safe_split
 from sklearn.utils.validation import _check_method_params as check_method_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as num_samples
 from torch import Tensor
 from torch.optim.adam import adam
 
@@ -34,10 +39,14 @@ __all__ = [
     "fit_and_score",
     "fit_context",
     "has_callbacks",
+    "num_samples",
     "release_pages",
     "safe_indexing",
     "safe_split",
     "search_fit",
+    "standard_gamma",
+    "validate_parameter_constraints",
+    "without_torch_modes",
 ]
 
 
@@ -48,6 +57,11 @@ def cpu_has_bfloat16() -> bool:
         if supported is not None and supported():
             return True
     return False
+
+
+def without_torch_modes() -> Any:
+    """Within, torch makes real tensors, whatever default device or mode is around."""
+    return torch._C.DisableTorchFunction()
 
 
 def adam_step(
@@ -86,6 +100,11 @@ def adam_step(
         torch._fused_adam_(*tensors, **options)
     else:
         adam(*tensors, **options)
+
+
+def standard_gamma(concentration: Tensor, generator: torch.Generator) -> Tensor:
+    """Gamma(concentration, 1) variables; torch.distributions takes no generator."""
+    return torch._standard_gamma(concentration, generator=generator)
 
 
 def release_pages(X: np.memmap) -> None:

@@ -55,19 +55,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def resolve_precision(
-    precision: str, device: torch.device, *, real_valued: bool, n_weights: int
+    precision: str, device: torch.device, *, exact: bool, n_weights: int
 ) -> torch.dtype:
     """What the network computes in while it trains.
 
     "auto" takes bfloat16 where the hardware multiplies it natively, the network is
-    large enough to gain, and the data are bounded (rounding a real-valued residual to
-    three digits would cost likelihood). Weights and optimiser stay float32 in any case.
+    large enough to gain, and the likelihood is not ``exact`` (rounding a real-valued
+    residual or a count to three digits would cost likelihood). Weights and optimiser
+    stay float32 in any case.
     """
     if precision == "float32":
         return torch.float32
     if precision == "bfloat16":
         return torch.bfloat16
-    if real_valued or n_weights < BFLOAT16_MIN_WEIGHTS:
+    if exact or n_weights < BFLOAT16_MIN_WEIGHTS:
         return torch.float32
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -236,10 +236,10 @@ class Trainer:
     ) -> Data:
         """Rows to train on, in the dtype that is fastest without loss.
 
-        Bounded data may be as coarse as the products; a residual must not be.
+        Grey values may be as coarse as the products; a residual must not be.
         """
-        exact = self.model.likelihood.real_valued
-        dtype = torch.float32 if exact else self.precision
+        rounded = self.model.likelihood.tolerates_rounding
+        dtype = self.precision if rounded else torch.float32
         data = Data.from_rows(rows, weights, self.model.device, dtype, condition)
         if data.weights is None:
             return data
@@ -287,8 +287,7 @@ class Trainer:
             for start in range(0, len(data), size):
                 rows = order[start : start + size]
                 if total_steps is not None:
-                    progress = self.n_steps / total_steps
-                    rate = self.learning_rate * self.schedule(progress)
+                    rate, progress = self.pace(self.n_steps, total_steps)
                 batch = Batch(
                     data.X.index_select(0, rows),
                     next(noise),
@@ -317,6 +316,12 @@ class Trainer:
             learning_rate=rate,
             seconds=time.perf_counter() - started,
         )
+
+    def pace(self, n_steps: int, total_steps: int) -> tuple[float, float]:
+        """Learning rate and progress of a step, after so many."""
+        rate = self.learning_rate * self.schedule(n_steps / total_steps)
+        # 1 at the last step: whatever warms up has ended by then.
+        return rate, n_steps / max(1, total_steps - 1)
 
     def _noise(self, n_rows: int) -> Iterator[Tensor]:
         """Noise of each batch in turn, (S, batch, n_noise)."""

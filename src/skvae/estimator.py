@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from math import nan
 from numbers import Integral, Real
 from typing import Any
@@ -34,14 +35,16 @@ from ._compat import (
 from .device import resolve_device, resolve_precision
 from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
 from .inference import FittedModel
-from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, guess
-from .model import Model, incompatibility
+from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, Mixed, guess
+from .model import Architecture, Model, incompatibility
 from .networks import NETWORKS, EncoderDecoder, Network
 from .noise import hash_rows, row_noise
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, Prior
 from .progress import Progress
 from .spec import resolve
+from .state import flatten, revive
+from .tables import Table
 from .units import Units, column_means
 
 # With a code of so many dimensions, at most one of them active after so many steps is
@@ -54,16 +57,6 @@ MAX_CODES = 2000
 
 class PosteriorCollapseWarning(UserWarning):
     """The code of a trained model holds next to nothing about x."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What determines the shapes of a model's weights, beside the four choices."""
-
-    latent_dim: tuple[int, ...]
-    hidden_dim: tuple[int, ...]
-    n_conditions: int = 0
-    image_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +182,8 @@ class VAEEstimator(
     likelihood : {"auto", "bernoulli", "gaussian", ...} or Likelihood, default="auto"
         What p(x|z) is; the names are the keys of ``skvae.likelihoods.LIKELIHOODS``.
         "auto" is bernoulli where every value lies in [0, 1], gaussian otherwise; the
-        choice is in ``likelihood_``.
+        choice is in ``likelihood_``. "mixed" takes a data frame of numbers, booleans
+        and categories; see :class:`~skvae.Mixed`.
 
     prior : {"normal", "mixture", "vamp", "flow"} or Prior, default="normal"
         What p(z) is.
@@ -291,7 +285,7 @@ class VAEEstimator(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
         "network": [StrOptions(set(NETWORKS)), Network, tuple],
-        "likelihood": [StrOptions({"auto", *LIKELIHOODS}), Likelihood],
+        "likelihood": [StrOptions({"auto", "mixed", *LIKELIHOODS}), Likelihood],
         "prior": [StrOptions(set(PRIORS)), Prior],
         "objective": [StrOptions(set(OBJECTIVES)), Objective],
         "standardize": [StrOptions({"auto"}), "boolean"],
@@ -307,7 +301,33 @@ class VAEEstimator(
         "warm_start": ["boolean"],
     }
 
+    # What a fitted estimator holds beside its parameters, as a file must have it.
+    _state_constraints: dict[str, list[Any]] = {
+        "model_": [dict],
+        "network_": [Network],
+        "likelihood_": [Likelihood],
+        "prior_": [Prior],
+        "objective_": [Objective],
+        "units_": [Units],
+        "n_features_in_": [Interval(Integral, 1, None, closed="left")],
+        "feature_names_in_": [np.ndarray, None],
+        "n_iter_": [Interval(Integral, 0, None, closed="left")],
+        "best_epoch_": [Interval(Integral, 0, None, closed="left")],
+        "_seed": [Interval(Integral, 0, np.iinfo(np.int32).max, closed="both")],
+        "_dtype": [np.dtype],
+        "_records": [list],
+        "_architecture": [Architecture],
+        "_draws": [bool],
+        "_codes": [np.ndarray, None],
+        "_image_shape": [tuple, None],
+        "_table": [Table, None],
+    }
+
     _records: list[Record]
+    # How a data frame's columns of several kinds become numbers, if they do.
+    _table: Table | None = None
+    # (channels, height, width) where X came as images.
+    _image_shape: tuple[int, ...] | None = None
 
     _doc_link_module = "skvae"
     _doc_link_template = (
@@ -492,15 +512,18 @@ class VAEEstimator(
     @property
     def _columns(self):
         """Names of the columns for error messages, where there are any."""
+        if self._table is not None:
+            return self._table.encoded_names
         return getattr(self, "feature_names_in_", None)
 
     def _check_training_data(self, X, y, sample_weight, *, reset) -> TrainingSet:
         X, image_shape = _as_rows(X)
         if not reset:
             self._check_image_shape(image_shape)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         if reset:
             self._image_shape = image_shape
+            self._table = self._look_at_table(X)
+        X = self._validate(X, reset=reset)
         condition = self._check_condition(y, X, reset=reset)
         if sample_weight is None:
             return TrainingSet(X, None, condition)
@@ -512,6 +535,24 @@ class VAEEstimator(
                 "sample_weight must hold at least one positive weight; all are zero."
             )
         return TrainingSet(X, weights, condition)
+
+    def _look_at_table(self, X) -> Table | None:
+        """How the columns of a data frame become numbers, where that is asked for."""
+        likelihood = self.likelihood
+        if isinstance(likelihood, str) and likelihood == "mixed":
+            return Table.fit(X, None)
+        if isinstance(likelihood, Mixed) and likelihood.of_data_frame:
+            return Table.fit(X, likelihood.families)
+        return None
+
+    def _validate(self, X, *, reset, **options):
+        """scikit-learn's checks of X; of a data frame with categories, its numbers."""
+        if self._table is None:
+            return validate_data(
+                self, X, dtype=[np.float64, np.float32], reset=reset, **options
+            )
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        return X if options.get("skip_check_array") else self._table.encode(X)
 
     def _check_condition(self, y, X, *, reset) -> np.ndarray | None:
         """What the decoder sees beside z, (N, n_conditions); here nothing."""
@@ -532,8 +573,13 @@ class VAEEstimator(
             )
         X_val, image_shape = _as_rows(X_val)
         self._check_image_shape(image_shape)
-        checked = check_array(X_val, dtype=[np.float64, np.float32], input_name="X_val")
-        self._check(X_val, skip_check_array=True)
+        if self._table is None:
+            checked = check_array(
+                X_val, dtype=[np.float64, np.float32], input_name="X_val"
+            )
+            self._check(X_val, skip_check_array=True)
+        else:
+            checked = self._check(X_val)
         fitted["likelihood_"].check_support(checked, "X_val", self._columns)
         condition = self._check_condition(y_val, checked, reset=False)
         return TrainingSet(checked, None, condition)
@@ -541,17 +587,20 @@ class VAEEstimator(
     def _start(self, data: TrainingSet, *, warm: bool) -> dict[str, Any]:
         """Everything that is decided before the first step, by attribute name."""
         X, weights = data.X, data.weights
-        if isinstance(self.likelihood, str) and self.likelihood == "auto":
+        if self._table is not None:
+            likelihood = self._table.likelihood
+            likelihood._validate_params()
+        elif isinstance(self.likelihood, str) and self.likelihood == "auto":
             likelihood = self.likelihood_ if warm else guess(X)
         else:
             likelihood = resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
         likelihood.check_support(X, columns=self._columns)
         if warm:
             return self._start_warm(likelihood, data.condition)
-        standardize = self.standardize
-        if standardize == "auto":
-            standardize = likelihood.real_valued
-        elif standardize and not likelihood.real_valued:
+        standardized = likelihood.standardized(X.shape[1])
+        if not self.standardize:
+            standardized = np.zeros_like(standardized)
+        elif self.standardize is True and not likelihood.real_valued:
             raise ValueError(
                 f"standardize=True would move the data out of the support "
                 f"{likelihood.support} of {likelihood!r}; use standardize='auto' or "
@@ -568,8 +617,8 @@ class VAEEstimator(
             "prior_": resolve(self.prior, PRIORS, "prior", Prior),
             "objective_": resolve(self.objective, OBJECTIVES, "objective", Objective),
             "units_": (
-                Units.fit(X, weights, self._columns)
-                if standardize
+                Units.fit(X, weights, self._columns).only(standardized)
+                if standardized.any()
                 else Units.identity(X.shape[1])
             ),
             "_seed": seed,
@@ -670,8 +719,9 @@ class VAEEstimator(
             precision=resolve_precision(
                 self.precision,
                 model.device,
-                real_valued=(
-                    model.likelihood.real_valued or fitted["network_"].needs_float32
+                exact=(
+                    fitted["network_"].needs_float32
+                    or not model.likelihood.tolerates_rounding
                 ),
                 n_weights=sum(p.numel() for p in model.parameters()),
             ),
@@ -802,9 +852,11 @@ class VAEEstimator(
         return FittedModel(self.model_, self.units_, self._dtype)
 
     def _check(self, X, **options):
-        return validate_data(
-            self, X, dtype=[np.float64, np.float32], reset=False, **options
-        )
+        return self._validate(X, reset=False, **options)
+
+    def _restored(self, X: np.ndarray) -> Any:
+        """What is handed out for decoded rows: a data frame where X was one."""
+        return X if self._table is None else self._table.decode(X)
 
     def _checked(self, X) -> np.ndarray:
         """X, checked; a memory map as it is, since it is never read as a whole."""
@@ -858,7 +910,7 @@ class VAEEstimator(
             In the units and the dtype of the training data.
         """
         fitted = self._fitted
-        return fitted.decode(self._check_codes(Z))
+        return self._restored(fitted.decode(self._check_codes(Z)))
 
     def _check_codes(self, Z) -> np.ndarray:
         Z = check_array(Z, dtype=np.float32, input_name="Z")
@@ -920,7 +972,7 @@ class VAEEstimator(
         draws = self._draws if observation_noise == "auto" else observation_noise
         device = self.model_.device
         noise = torch.Generator(device).manual_seed(seed + 1) if draws else None
-        return fitted.decode(z, noise, condition)
+        return self._restored(fitted.decode(z, noise, condition))
 
     def _sample_codes(self, n_samples, prior, seed) -> np.ndarray:
         """Codes from a density that is fitted to those of training rows."""
@@ -938,7 +990,11 @@ class VAEEstimator(
             # Fitting and sampling both draw: one instance goes on from the other.
             density.set_params(random_state=random_state)
         # In float64: in float32 a covariance may lose its positive eigenvalues.
-        drawn = density.fit(self._codes.astype(np.float64)).sample(n_samples)
+        density.fit(self._codes.astype(np.float64))
+        options = {}
+        if "random_state" in signature(density.sample).parameters:
+            options["random_state"] = random_state  # KernelDensity wants it here
+        drawn = density.sample(n_samples, **options)
         # Mixtures hand back the components, too, in whose order the rows are.
         z = drawn[0] if isinstance(drawn, tuple) else drawn
         return random_state.permutation(np.asarray(z, dtype=np.float32))
@@ -968,7 +1024,7 @@ class VAEEstimator(
                 yield fitted.decode(fitted.encode(block), condition=given)
                 start += len(block)
 
-        return _join(reconstructed(), len(X))
+        return self._restored(_join(reconstructed(), len(X)))
 
     def interpolate(self, a, b, n_steps=10):
         """Decode the straight line between the codes of two rows.
@@ -983,18 +1039,22 @@ class VAEEstimator(
         Returns
         -------
         X : ndarray of shape (n_steps, n_features) or (n_pairs, n_steps, n_features)
+            Of data frames one data frame, line after line.
         """
         return self._interpolate(a, b, n_steps, None)
 
     def _interpolate(self, a, b, n_steps, condition):
         fitted = self._fitted
         _check_count("n_steps", n_steps, 2)
-        a, b = np.asarray(a), np.asarray(b)
-        expected = (self.n_features_in_,)
-        if a.shape != b.shape or a.shape[-1:] != expected or a.ndim > 2:
+        if self._table is not None:
+            a, b = self._check(a), self._check(b)
+        else:
+            a, b = np.asarray(a), np.asarray(b)
+        width = len(self.units_.scale)
+        if a.shape != b.shape or a.shape[-1:] != (width,) or a.ndim > 2:
             raise ValueError(
-                f"a and b must both have the shape {expected} or (n_pairs, "
-                f"{self.n_features_in_}); got {a.shape} and {b.shape}."
+                f"a and b must both have the shape ({width},) or (n_pairs, {width}); "
+                f"got {a.shape} and {b.shape}."
             )
         start = fitted.encode(check_array(np.atleast_2d(a), input_name="a"))
         stop = fitted.encode(check_array(np.atleast_2d(b), input_name="b"))
@@ -1003,11 +1063,13 @@ class VAEEstimator(
         if condition is not None:
             condition = np.repeat(condition, n_steps, axis=0)
         X = fitted.decode(lines.reshape(-1, lines.shape[-1]), condition=condition)
-        return X.reshape(*a.shape[:-1], n_steps, self.n_features_in_)
+        if self._table is not None:
+            return self._table.decode(X)
+        return X.reshape(*a.shape[:-1], n_steps, width)
 
     # ------------------------------------------------------------------ likelihood
 
-    def _by_blocks(self, X, y, function) -> tuple[np.ndarray, ...]:
+    def _by_blocks(self, X, y, function, stacklevel=4) -> tuple[np.ndarray, ...]:
         """Apply a function of rows and conditions to blocks of X, and join.
 
         A value outside the support counts as the nearest within.
@@ -1025,7 +1087,7 @@ class VAEEstimator(
                 f"X has values outside the support {likelihood.support} of "
                 f"{likelihood!r}; they were scored as the nearest value within.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
@@ -1129,22 +1191,24 @@ class VAEEstimator(
         return pandas.DataFrame(rows, columns=list(Record.__dataclass_fields__))
 
     def __getstate__(self):
-        """What a pickle holds: weights as NumPy arrays, no data, no optimiser."""
+        """What pickles and files hold: plain values and arrays, no data, no optimiser.
+
+        As :func:`skvae.state.flatten` gives them, weights as NumPy arrays.
+        """
         state = dict(super().__getstate__())
         state.pop("_trainer", None)
         if "model_" in state:
             weights = state["model_"].state_dict()
             state["model_"] = {k: v.cpu().numpy().copy() for k, v in weights.items()}
-        return state
+        return flatten(state)
 
     def __setstate__(self, state):
-        state = dict(state)
+        state = revive(state)
         weights = state.pop("model_", None)
         super().__setstate__(state)
         if weights is None:
             return
-        anywhere = np.zeros(len(self.units_.scale), dtype=np.float32)
-        model = _build(self.__dict__, anywhere, anywhere, torch.Generator())
+        model = untrained(self.__dict__)
         model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
         try:
             device = resolve_device(self.device)
@@ -1165,6 +1229,7 @@ _LEARNED = (
     "_architecture",
     "_draws",
     "_image_shape",
+    "_table",
 )
 
 
@@ -1212,6 +1277,12 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 def _rows_of(array: np.ndarray | None, start: int, n_rows: int) -> np.ndarray | None:
     return None if array is None else array[start : start + n_rows]
+
+
+def untrained(fitted: dict[str, Any]) -> Model:
+    """A model as the learned attributes describe it, but for its weights."""
+    anywhere = np.zeros(len(fitted["units_"].scale), dtype=np.float32)
+    return _build(fitted, anywhere, anywhere, torch.Generator())
 
 
 def _positive(weights: np.ndarray | None) -> np.ndarray | None:

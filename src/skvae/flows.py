@@ -5,6 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._compat import without_torch_modes
+
+# Of eight bins: 8 widths, 8 heights, 7 slopes.
+SPLINE_NUMBERS = 23
+
 
 class SplineFlow(nn.Module):
     """Autoregressive rational-quadratic splines: an invertible map of (..., L).
@@ -41,9 +46,18 @@ class SplineFlow(nn.Module):
                 "Flows need zuko; install it with: pip install 'skvae[flows]'"
             ) from error
         super().__init__()
-        # zuko draws its initial weights from torch's global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        if torch.get_default_device().type == "meta":
+            # zuko looks at values while it builds, so that it cannot do without memory:
+            # whoever watches the sizes sees them before.
+            n_inputs, n_outputs = n_features + n_context, SPLINE_NUMBERS * n_features
+            for _ in range(n_transforms):
+                torch.empty(hidden_dim, n_inputs)
+                torch.empty(hidden_dim, hidden_dim)
+                torch.empty(n_outputs, hidden_dim)
+        # zuko draws its initial weights from torch's global generator, that of the CPU:
+        # torch.manual_seed would touch those of the GPUs as well.
+        with without_torch_modes(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             flow = zuko.flows.NSF(
                 n_features,
                 n_context,

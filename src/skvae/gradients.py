@@ -40,16 +40,20 @@ class AutogradStep:
 
     def __init__(self, model: Model, gradients: Sequence[Tensor]):
         self.model = model
-        self.parameters = list(model.parameters())
-        self.gradients = gradients
+        pairs = list(zip(model.parameters(), gradients, strict=True))
+        self.trained = [(p, gradient) for p, gradient in pairs if p.requires_grad]
+        for parameter, gradient in pairs:
+            if not parameter.requires_grad:
+                gradient.zero_()
 
     def __call__(self, batch: Batch) -> Rows:
         """Write the gradient of the weighted sum of the losses of the rows."""
         with torch.enable_grad():
             loss, terms = self.model.loss(batch)
             total = loss.sum() if batch.weights is None else loss @ batch.weights
-        values = torch.autograd.grad(total, self.parameters, allow_unused=True)
-        for gradient, value in zip(self.gradients, values, strict=True):
+        parameters = [parameter for parameter, _ in self.trained]
+        values = torch.autograd.grad(total, parameters, allow_unused=True)
+        for (_, gradient), value in zip(self.trained, values, strict=True):
             if value is None:
                 gradient.zero_()
             else:
@@ -89,6 +93,7 @@ class ExplicitStep:
         return (
             type(network) is MLPModule
             and not network.dropout
+            and all(parameter.requires_grad for parameter in network.parameters())
             and _Layers.understands(network.encoder)
             and _Layers.understands(network.decoder)
             and type(objective) is ELBO
@@ -150,11 +155,12 @@ class _Layers:
     @staticmethod
     def understands(layers: nn.Module) -> bool:
         """Linear layers with nothing but ReLU, or nothing but tanh, in between."""
-        if not isinstance(layers, nn.Sequential):
+        if type(layers) is not nn.Sequential:
             return False
         kinds = [type(layer) for layer in layers]
         return (
             len(kinds) % 2 == 1
+            and len(set(layers[::2])) == len(layers[::2])  # none is there twice
             and all(kind is nn.Linear for kind in kinds[::2])
             and all(layer.bias is not None for layer in layers[::2])
             and set(kinds[1::2]) in (set(), {nn.ReLU}, {nn.Tanh})

@@ -5,6 +5,7 @@ Everything works in blocks of bounded memory, in float32.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .model import Model
 from .noise import hash_rows, row_noise
+from .priors import VampPrior
 from .units import Units
 
 # Draws of z per row in an ELBO: two antithetic pairs.
@@ -32,7 +34,10 @@ class FittedModel:
 
     def block_rows(self, draws: int = 1) -> int:
         """Rows to take at once so that every layer stays within a block."""
-        widest = max(max(p.shape) for p in self.model.network.parameters())
+        network = self.model.network
+        widest = max(max(p.shape) for p in network.parameters())
+        # A convolution's weights do not tell how wide it is.
+        widest = max(widest, getattr(network, "n_widest", 0))
         return max(1, BLOCK // (widest * draws))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -56,6 +61,49 @@ class FittedModel:
             noise = self._tensor(row_noise(hashes, 1, self.model.n_noise))
             codes.append(self.model.infer(x, noise).z[0].cpu().numpy())
         return np.concatenate(codes)
+
+    @torch.no_grad()
+    def draw_posterior(self, X: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Gaussian q(z|x) of each row, and draws from it, all float32.
+
+        Means and log-variances (N, L), draws z (N, S, L), log p(z) in nats (N, S).
+        """
+        parts = []
+        for x, hashes, _ in self._blocks_with_hashes(X, ELBO_DRAWS, None):
+            noise = self._tensor(row_noise(hashes, ELBO_DRAWS, self.model.n_noise))
+            posterior = self.model.infer(x, noise)
+            log_prior = self.model.prior.log_prob(
+                posterior.z, **self.model.prior_arguments()
+            )
+            gaussian = posterior.gaussian()
+            assert gaussian is not None
+            block = *gaussian, posterior.z.transpose(0, 1), log_prior.t()
+            parts.append([tensor.cpu().numpy() for tensor in block])
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+    @torch.no_grad()
+    def log_aggregate(
+        self, z: np.ndarray, mean: np.ndarray, log_variance: np.ndarray
+    ) -> np.ndarray:
+        """log of the mean of Gaussians (N, L) at points z (M, L), in nats, (M,)."""
+        # In float64, which MPS lacks: a narrow Gaussian has large squares to subtract.
+        device = self.model.device
+        device = torch.device("cpu") if device.type == "mps" else device
+        gaussians = [
+            torch.tensor(array, dtype=torch.float64, device=device)
+            for array in (mean, log_variance)
+        ]
+        # The mixture of posteriors at some inputs; these inputs are the rows.
+        mixture = partial(
+            VampPrior().log_prob, pseudo_inputs=None, encode=lambda _: gaussians
+        )
+        log_density = np.empty(len(z))
+        step = max(1, BLOCK // max(mean.shape))
+        for start in range(0, len(z), step):
+            rows = slice(start, start + step)
+            points = torch.tensor(z[rows], dtype=torch.float64, device=device)
+            log_density[rows] = mixture(points).cpu().numpy()
+        return log_density
 
     @torch.no_grad()
     def draw_latent(self, n_samples: int, generator: torch.Generator) -> np.ndarray:

@@ -18,6 +18,27 @@ from .objectives import Objective, Terms
 from .priors import Prior
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """What determines the shapes of the weights, beside the choices and the width of x.
+
+    Attributes
+    ----------
+    latent_dim : tuple of int
+        Widths of the levels of z, one but for hierarchical networks.
+    hidden_dim : tuple of int
+    n_conditions : int
+        Columns of what the decoder sees beside z.
+    image_shape : tuple of int or None
+        (channels, height, width) where X came as images.
+    """
+
+    latent_dim: tuple[int, ...]
+    hidden_dim: tuple[int, ...]
+    n_conditions: int = 0
+    image_shape: tuple[int, ...] | None = None
+
+
 @dataclass
 class Batch:
     """Rows to train on, and all that the loss of them is a function of.
@@ -129,9 +150,14 @@ class Model(nn.Module):
             generator=generator,
         )
         self.likelihood_parameters = _parameters(likelihood.parameters(n_features))
+        # What the prior knows of x is what the encoder sees of it.
+        seen = likelihood.network_input(torch.stack([mean, mean + spread]))
         self.prior_parameters = _parameters(
             prior.parameters(
-                latent_dim=self.top_dim, mean=mean, spread=spread, generator=generator
+                latent_dim=self.top_dim,
+                mean=seen[0],
+                spread=seen[1] - seen[0],
+                generator=generator,
             )
         )
         constants = likelihood.constants(unit)
@@ -210,6 +236,8 @@ class Model(nn.Module):
 
     def log_likelihood(self, x: Tensor, raw: Tensor) -> Tensor:
         """log p(x|z), (S, N), in nats and in the model's units."""
+        # In bfloat16 a sum over features would be off by tenths of a nat.
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         return self.likelihood.log_prob(x, raw, **self.likelihood_arguments())
 
     def draw_latent(self, noise: Tensor) -> Tensor:

@@ -455,7 +455,8 @@ class WAE(_MMDObjective):
     The cost of a reconstruction is the likelihood's (with ``Gaussian(scale=...)`` the
     squared error of the paper); the encoder stays random, and only the aggregate of
     its draws is held to the prior. Such a model has no tight ELBO: its ``score`` says
-    little.
+    little. The weights of a :class:`~skvae.MixturePrior` stay equal, since the choice
+    of a component has no derivative.
 
     Parameters
     ----------

@@ -106,13 +106,19 @@ class _Mixture(Prior):
 
     def log_prob(self, z, **parameters):
         log_weights, mean, log_variance = self.components(**parameters)
-        precision = torch.exp(-log_variance)
         # sum_l (z - m)^2 / v, multiplied out into matrix products: a (..., K, L)
-        # tensor of differences would be the largest of the whole model.
+        # tensor of differences would be the largest of the whole model. In float64,
+        # which only Apple's GPUs lack: a narrow component is a difference of large
+        # numbers.
+        if z.device.type != "mps":
+            mean, log_variance = mean.double(), log_variance.double()
+        point = z.to(mean.dtype)
+        precision = torch.exp(-log_variance)
         scaled_mean = mean * precision
-        square = z.square() @ precision.t() - 2 * (z @ scaled_mean.t())
+        square = point.square() @ precision.t() - 2 * (point @ scaled_mean.t())
         constant = (mean * scaled_mean + log_variance + LOG_2_PI).sum(-1)
-        return torch.logsumexp(log_weights - 0.5 * (square + constant), -1)
+        parts = log_weights - 0.5 * (square + constant)
+        return torch.logsumexp(parts, -1).to(z.dtype)
 
     def draw(self, noise, **parameters):
         log_weights, mean, log_variance = self.components(**parameters)
@@ -254,7 +260,7 @@ class FlowPrior(Prior):
         )
 
     def parameters(self, *, latent_dim, mean, spread, generator):
-        seed = int(torch.randint(2**31, (), generator=generator))
+        seed = generator.initial_seed() % 2**31
         # A parameter's name may hold no dot.
         return {
             name.replace(".", "-"): value.detach()

@@ -168,7 +168,7 @@ def can_be_shared(evaluation: Evaluation, configured: Any) -> bool:
     pipelines, vae = last_steps(configured)
     ours = (
         isinstance(vae, VAEEstimator)
-        and type(vae).__module__ == VAEEstimator.__module__
+        and type(vae).__module__.split(".")[0] == __package__
         and isinstance(vae.epochs, Integral)
         and int(vae.epochs) >= 1
     )

@@ -259,17 +259,21 @@ class Stack:
         with training(device, products), torch.no_grad():
             for start in range(0, n_rows, size):
                 rows = order[:, start : start + size]
-                progress = [self.n_steps / self.total_steps[i] for i in self.rows]
+                paces = [
+                    trainer.pace(self.n_steps, self.total_steps[i])
+                    for i, trainer in zip(self.rows, self.trainers, strict=True)
+                ]
+                rates = [rate for rate, _ in paces]
                 weights = [
-                    trainer.model.objective.kl_weight(done)
-                    for trainer, done in zip(self.trainers, progress, strict=True)
+                    trainer.model.objective.kl_weight(progress)
+                    for trainer, (_, progress) in zip(self.trainers, paces, strict=True)
                 ]
                 parts, mean = self._gradient(
                     rows,
                     noise[:, start : start + size],
                     torch.tensor(weights, device=device)[:, None],
                 )
-                self._update(progress, rows.shape[1])
+                self._update(rates, rows.shape[1])
                 totals += parts
                 mean_sum += mean.sum(1)
                 square_sum += mean.square().sum(1)
@@ -286,7 +290,7 @@ class Stack:
                 reconstruction=reconstruction,
                 kl=kl,
                 active_units=active[row],
-                learning_rate=trainer.learning_rate * trainer.schedule(progress[row]),
+                learning_rate=rates[row],
                 seconds=seconds,
             )
 
@@ -354,20 +358,19 @@ class Stack:
             self.learned_gradients[name].copy_(gradient)
         return terms.detach(), slope.flatten(-2)
 
-    def _update(self, progress: Sequence[float], n_rows: int) -> None:
+    def _update(self, rates: Sequence[float], n_rows: int) -> None:
         """A step of Adam; see :meth:`skvae.engine.Trainer._update`."""
         scale = self.trainers[0].gradient_scale
         if n_rows != scale:
             self.gradient.mul_(scale / n_rows)
         for rows, count in self.blocks:
-            trainer = self.trainers[rows.start]
             adam_step(
                 self.master[rows],
                 self.gradient[rows],
                 self.first_moment[rows],
                 self.second_moment[rows],
                 count,
-                trainer.learning_rate * trainer.schedule(progress[rows.start]),
+                rates[rows.start],
                 1e-8 * scale,
             )
         self.n_steps += 1

@@ -52,6 +52,12 @@ class Units:
             )
         return cls(location, np.where(deviation <= rounding, 1.0, deviation))
 
+    def only(self, chosen: np.ndarray) -> "Units":
+        """These units for the chosen features, the user's own for the others."""
+        return Units(
+            np.where(chosen, self.location, 0.0), np.where(chosen, self.scale, 1.0)
+        )
+
     @property
     def is_identity(self) -> bool:
         return bool(np.all(self.location == 0) and np.all(self.scale == 1))

@@ -1,0 +1,211 @@
+"""Hierarchical networks."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._compat import StrOptions
+from .base import (
+    ACTIVATIONS,
+    MAX_LOG_VARIANCE,
+    GaussianPosterior,
+    Network,
+    Posterior,
+    dense,
+    linear,
+    log_normal,
+    set_bias,
+)
+
+
+class LadderNet(Network):
+    r"""Several levels of z, inferred from the top down: a hierarchical VAE.
+
+    With ``latent_dim=(l_1, ..., l_n)``, from the level nearest to x to the top,
+
+    .. math:: p(z) = p(z_n) \prod_{i<n} p(z_i | z_{i+1}), \qquad
+        q(z|x) = q(z_n|x) \prod_{i<n} q(z_i | z_{i+1}, x)
+
+    with Gaussians throughout. A level's posterior merges what the bottom-up pass says
+    of it, :math:`\hat\mu, \hat\sigma^2`, with what the level above says, in proportion
+    to their precisions. The prior axis covers the top level. The decoder sees all
+    levels; ``transform`` gives them side by side, in the order of ``latent_dim``. With
+    one level it is the plain VAE.
+
+    The first deterministic pass has the estimator's ``hidden_dim``; each higher level
+    has one hidden layer of its last width.
+
+    Parameters
+    ----------
+    activation : {"relu", "tanh", "silu", "gelu", "softplus"}, default="relu"
+
+    References
+    ----------
+    Sonderby et al. (2016), "Ladder variational autoencoders".
+
+    Examples
+    --------
+    >>> from skvae import VAEEstimator
+    >>> from skvae.datasets import load_digits
+    >>> X = load_digits().data
+    >>> vae = VAEEstimator(
+    ...     (8, 2), network="ladder", hidden_dim=64, epochs=2, random_state=0)
+    >>> vae.fit_transform(X).shape
+    (1797, 10)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "activation": [StrOptions(set(ACTIVATIONS))]
+    }
+
+    posterior = "hierarchical"
+
+    def __init__(self, activation="relu"):
+        self.activation = activation
+
+    def build(
+        self,
+        *,
+        n_features,
+        latent_dim,
+        hidden_dim,
+        n_outputs,
+        output_bias,
+        n_conditions,
+        image_shape,
+        generator,
+    ):
+        activation = ACTIVATIONS[self.activation]
+        widths = [n_features, *hidden_dim]
+        top_width = widths[-1]
+        total = sum(latent_dim)
+        # In the order of an MLP's layers: with one level the weights are the same.
+        bottom = dense([*widths, 2 * latent_dim[0]], activation, generator)
+        mirrored = [total + n_conditions, *widths[:0:-1]]
+        decoder = dense([*mirrored, n_features * n_outputs], activation, generator)
+        set_bias(decoder[-1], output_bias)
+        up, heads, down = [bottom[:-1]], [bottom[-1]], []
+        for width, above in pairwise(latent_dim):
+            up.append(
+                nn.Sequential(linear(top_width, top_width, generator), activation())
+            )
+            heads.append(linear(top_width, 2 * above, generator))
+            down.append(dense([above, top_width, 2 * width], activation, generator))
+        return LadderModule(up, heads, down, decoder, latent_dim, n_outputs)
+
+
+@dataclass(frozen=True)
+class LadderPosterior(Posterior):
+    """Draws from a hierarchy of Gaussians.
+
+    Attributes
+    ----------
+    z : Tensor of shape (S, N, L)
+        Draws of all levels side by side.
+    mean : Tensor of shape (N, L)
+        Means of all levels, of the lower ones averaged over the draws above them.
+    levels : list of GaussianPosterior
+        q of each level, in the order of ``latent_dim``; parameters of all but the top
+        one have the shape (S, N, l).
+    priors : list of (mean, log_variance)
+        p(z_i | z_{i+1}) of all levels but the top one, (S, N, l).
+    """
+
+    levels: list[GaussianPosterior]
+    priors: list[tuple[Tensor, Tensor]]
+
+    def log_prob(self, *, path_derivative=False):
+        parts = [q.log_prob(path_derivative=path_derivative) for q in self.levels]
+        return torch.stack(parts).sum(0)
+
+    @property
+    def prior_z(self):
+        return self.levels[-1].z
+
+    def prior_gaussian(self):
+        return self.levels[-1].gaussian()
+
+    def inner_log_prior(self):
+        return sum(
+            (
+                log_normal(q.z, *prior).sum(-1)
+                for q, prior in zip(self.levels, self.priors, strict=False)
+            ),
+            0.0,
+        )
+
+    def kl(self, prior_kl):
+        top = self.levels[-1].kl(prior_kl)
+        if top is None:
+            return None
+        parts = []
+        for q, (mean, log_variance) in zip(self.levels, self.priors, strict=False):
+            ratio = q.log_variance - log_variance
+            distance = (q.mean - mean).square() * torch.exp(-log_variance)
+            parts.append((0.5 * (distance + (torch.expm1(ratio) - ratio))).mean(0))
+        return torch.cat([*parts, top], dim=-1)
+
+
+class LadderModule(nn.Module):
+    """The module that :class:`LadderNet` builds."""
+
+    def __init__(self, up, heads, down, decoder, latent_dim, n_outputs):
+        super().__init__()
+        self.up = nn.ModuleList(up)
+        self.heads = nn.ModuleList(heads)
+        self.down = nn.ModuleList(down)
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.n_outputs = n_outputs
+        self.n_noise = sum(latent_dim)
+        #: Noise that the levels below the top one take where z is drawn from the prior.
+        self.n_inner_noise = sum(latent_dim[:-1])
+
+    def infer(self, x: Tensor, noise: Tensor) -> LadderPosterior:
+        """q(z|x) of rows (N, D) and its draws under noise (S, N, L)."""
+        said = []
+        for up, head in zip(self.up, self.heads, strict=True):
+            x = up(x)
+            said.append(head(x).float().chunk(2, dim=-1))
+        noises = noise.split(self.latent_dim, dim=-1)
+        mean, log_variance = said[-1]
+        levels = [GaussianPosterior.draw(mean, log_variance, noises[-1])]
+        priors: list[tuple[Tensor, Tensor]] = []
+        for i in reversed(range(len(self.down))):
+            prior_mean, prior_log_variance = self._below(i, levels[0].z)
+            mean, log_variance = said[i]
+            log_variance = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+            # Merged in proportion to the precisions, all in logarithms.
+            share = torch.sigmoid(prior_log_variance - log_variance)
+            merged_mean = prior_mean + share * (mean - prior_mean)
+            merged = -torch.logaddexp(-log_variance, -prior_log_variance)
+            levels.insert(0, GaussianPosterior.draw(merged_mean, merged, noises[i]))
+            priors.insert(0, (prior_mean, prior_log_variance))
+        means = [q.mean if q.mean.ndim == 2 else q.mean.mean(0) for q in levels]
+        z = torch.cat([q.z for q in levels], dim=-1)
+        return LadderPosterior(z, torch.cat(means, dim=-1), levels, priors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _below(self, i: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """p(z_i | z_{i+1}) of draws of the level above."""
+        mean, log_variance = self.down[i](z.to(self.dtype)).float().chunk(2, dim=-1)
+        return mean, log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+
+    def complete(self, z: Tensor, noise: Tensor) -> Tensor:
+        """All levels (N, L) from the top one and noise (N, n_inner_noise)."""
+        levels = [z]
+        noises = noise.split(self.latent_dim[:-1], dim=-1)
+        for i in reversed(range(len(self.down))):
+            mean, log_variance = self._below(i, levels[0])
+            levels.insert(0, mean + torch.exp(0.5 * log_variance) * noises[i])
+        return torch.cat(levels, dim=-1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Raw parameters (..., D, n_outputs) of z and conditions (..., L + C)."""
+        return self.decoder(z).unflatten(-1, (-1, self.n_outputs))
