@@ -14,6 +14,7 @@ import pytest
 import sklearn
 from scipy.stats import loguniform, randint
 from sklearn.base import clone
+from sklearn.callback import ProgressBar
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
 from sklearn.exceptions import FitFailedWarning
@@ -35,11 +36,13 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from skvae import (
     ELBO,
     Bernoulli,
+    ConditionalVAEEstimator,
     Gaussian,
     VAEGridSearchCV,
     VAERandomizedSearchCV,
     calibration,
     log_likelihood_scorer,
+    model_selection,
     neg_elbo_scorer,
 )
 from skvae.engine import DivergenceError, Trainer
@@ -673,6 +676,27 @@ def test_callbacks_hear_what_they_would(depth, grey):
     assert said[0] == said[1]
     listened_to_fits = depth != 0
     assert said[0].count("begin epoch") == 8 * listened_to_fits
+
+
+def test_a_progress_bar_does_not_keep_fits_apart(grey):
+    pytest.importorskip("rich")
+    search = VAEGridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2)
+    search.set_callbacks(ProgressBar())
+    theirs = GridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2).fit(grey)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_selection, "evaluate_alone", None)
+        assert_drop_in(search.fit(grey), theirs)
+
+
+def test_conditional_models(grey):
+    y = np.arange(240) % 3
+    grid = {"epochs": [1, 3], "learning_rate": [1e-3, 1e-2]}
+    vae = ConditionalVAEEstimator(2, hidden_dim=8, batch_size=50, random_state=0)
+    ours, theirs = (
+        search(vae, grid, cv=2).fit(grey, y)
+        for search in (VAEGridSearchCV, GridSearchCV)
+    )
+    assert_drop_in(ours, theirs)
 
 
 class Impatient:

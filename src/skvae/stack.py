@@ -10,6 +10,7 @@ their missing units have weights of 0, see nothing, pass nothing on, and stay 0.
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def stack_key(trainer: Trainer, data: Data) -> tuple[object, ...]:
 
 
 def can_capture(device: torch.device, member: Member) -> bool:
-    """Whether a stacked step may be captured as a CUDA graph.
+    """Whether the gradients of a stack may be captured as a CUDA graph.
 
     A graph replays fixed addresses and shapes: it takes a GPU, batches of one size
     (a shorter last one runs eagerly), and nothing that draws or asks on the way.
@@ -64,6 +65,37 @@ def can_capture(device: torch.device, member: Member) -> bool:
         and can_stack(trainer, data)
         and len(data) >= trainer.batch_size
     )
+
+
+class Graph:
+    """A function of tensors as a CUDA graph: one launch for all that it does.
+
+    Parameters
+    ----------
+    function : callable
+        Of tensors, to tensors; what else it writes, it writes to the same places.
+    *examples : Tensor
+        Arguments of the shapes that all later ones have.
+    """
+
+    def __init__(self, function: Callable[..., Any], *examples: Tensor):
+        self.inputs = [example.clone() for example in examples]
+        # As torch asks: a few runs beside the main stream before the capture.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = function(*self.inputs)
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        for fixed, given in zip(self.inputs, arguments, strict=True):
+            fixed.copy_(given)
+        self.graph.replay()
+        return self.outputs
 
 
 class Stack:
@@ -138,6 +170,7 @@ class Stack:
     def _load(self, rows: list[int]) -> None:
         """Take the weights and moments of the members of these rows."""
         self.rows = rows
+        self.graph: Any = None
         self.trainers = [self.members[i][0] for i in rows]
         shapes = [_shapes(trainer) for trainer in self.trainers]
         widest = [
@@ -241,6 +274,7 @@ class Stack:
         started = time.perf_counter()
         M, L, device = len(self.rows), self.latent_dim, self.X.device
         size, n_rows = self.trainers[0].batch_size, self.n_rows
+        captured = can_capture(device, self.members[self.rows[0]])
         # In the order of a model alone: first its permutation, then its noise.
         order = torch.empty(M, n_rows, dtype=torch.int64)
         noise = torch.zeros(M, n_rows, L)
@@ -268,11 +302,15 @@ class Stack:
                     trainer.model.objective.kl_weight(progress)
                     for trainer, (_, progress) in zip(self.trainers, paces, strict=True)
                 ]
-                parts, mean = self._gradient(
+                given = (
                     rows,
                     noise[:, start : start + size],
                     torch.tensor(weights, device=device)[:, None],
                 )
+                whole = captured and rows.shape[1] == size
+                if whole and self.graph is None:
+                    self.graph = Graph(self._gradient, *given)
+                parts, mean = (self.graph if whole else self._gradient)(*given)
                 self._update(rates, rows.shape[1])
                 totals += parts
                 mean_sum += mean.sum(1)
