@@ -508,6 +508,17 @@ def test_in_a_pipeline(X):
     assert_drop_in(ours, GridSearchCV(pipe, grid, cv=2).fit(X))
 
 
+def test_a_step_that_is_searched_away(X):
+    pipe = Pipeline([("scale", MinMaxScaler(clip=True)), ("vae", tiny())])
+    grid = {
+        "scale": ["passthrough", MinMaxScaler(clip=True), StandardScaler()],
+        "vae__epochs": [1, 2],
+        "vae": [tiny(hidden_dim=4), tiny(latent_dim=3)],
+    }
+    ours = VAEGridSearchCV(pipe, grid, cv=2).fit(X)
+    assert_drop_in(ours, GridSearchCV(pipe, grid, cv=2).fit(X))
+
+
 class CountingScaler(MinMaxScaler):
     fits = 0
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -145,10 +146,40 @@ def test_together_as_alone(digits):
 
 
 def test_time_is_shared_out(digits):
-    found, _ = gather(evaluations(tiny(), {"epochs": [1, 30]}, digits[:80]))
-    one, thirty = (results_of(found[:1])[e.index] for e in found[0].evaluations)
-    assert thirty["fit_time"] > one["fit_time"] > 0
-    assert one["score_time"] > 0
+    grid = {"epochs": [1, 30], "learning_rate": [1e-3, 1e-2]}
+    found, _ = gather(evaluations(tiny(), grid, digits[:80]))
+    results = results_of(found[:2])
+    for run in found[:2]:
+        one, thirty = (results[e.index] for e in run.evaluations)
+        assert thirty["fit_time"] > one["fit_time"] > 0
+        assert one["score_time"] > 0
+    # Side by side, they took as long as each other.
+    one, other = (results[run.evaluations[1].index]["fit_time"] for run in found[:2])
+    assert one == pytest.approx(other, rel=0.5)
+
+
+class Broken(torch.nn.Module):
+    """Fails when it is trained, with what torch says of wrong shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 3)
+
+    def forward(self, x):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize("keep_states", [False, True])
+def test_what_fails_on_the_way_fails_as_alone(keep_states, digits):
+    with torch.random.fork_rng():
+        pair = (Broken(), torch.nn.Linear(2, 64))
+    grid = [{"network": [pair], "epochs": [1, 2]}, {"epochs": [1]}]
+    found, alone = gather(evaluations(tiny(), grid, digits[:60]))
+    results = results_of(found, keep_states=keep_states)
+    results |= dict(runs.evaluate_alone(alone))
+    errors = [results[i]["fit_error"] for i in range(6)]
+    assert all("cannot be multiplied" in error for error in errors[:4])
+    assert errors[4:] == [None, None]
 
 
 def test_a_run_goes_on_where_it_stopped(digits):

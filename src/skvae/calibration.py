@@ -130,7 +130,7 @@ def measure(
                     one, evaluation = shared[0], run.evaluations[0]
                     evaluation = replace(evaluation, estimator=evaluation.configured())
                     started = time.perf_counter()
-                    one.evaluate(evaluation, None, 0.0)
+                    one.evaluate(evaluation, None)
                     seconds = time.perf_counter() - started
                 yield "snapshot", shape, 1, seconds
             for one in shared:

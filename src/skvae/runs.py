@@ -329,6 +329,7 @@ class SharedFit:
     """
 
     def __init__(self, run: Run):
+        started = time.perf_counter()
         self.run = run
         last = run.evaluations[-1]
         configured = last.configured()
@@ -350,6 +351,8 @@ class SharedFit:
         self.waiting = list(run.evaluations)
         self.codes = not asks_for_the_bound(last.options["scorer"])
         self.generator: Generator[Record, None, None] | None = None
+        #: What it took since the last score, its share of a stack's time included.
+        self.seconds = time.perf_counter() - started
 
     @property
     def epochs_left(self) -> int:
@@ -376,7 +379,7 @@ class SharedFit:
         return [(evaluation, divergence) for evaluation in done]
 
     def evaluate(
-        self, evaluation: Evaluation, divergence: str | None, seconds: float
+        self, evaluation: Evaluation, divergence: str | None
     ) -> dict[str, Any]:
         """scikit-learn's own fit and score, where the fit is what we have already."""
         estimator, arrive = evaluation.estimator, self._arrive
@@ -391,7 +394,8 @@ class SharedFit:
             result = fit_and_score(
                 estimator, evaluation.X, evaluation.y, **evaluation.options
             )
-        result["fit_time"] += seconds
+        result["fit_time"] += self.seconds
+        self.seconds = 0.0
         return result
 
     def _arrive(self, estimator: Any, divergence: str | None) -> None:
@@ -441,30 +445,29 @@ def train_together(
     What cannot even begin is fitted alone, so that scikit-learn says what is wrong.
     Where memory runs out the runs are trained in two halves.
     """
-    started = time.perf_counter()
     done: set[int] = set()
     try:
         shared = []
         for run in runs:
             try:
                 shared.append(SharedFit(run))
-            except MEMORY_ERRORS:
-                raise
-            except Exception:
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
                 for evaluation in run.evaluations:
                     yield evaluation.index, evaluation.alone()
                     done.add(evaluation.index)
-        for index, result in _train(shared, started, keep_states):
+        for index, result in _train(shared, keep_states):
             yield index, result
             done.add(index)
-    except MEMORY_ERRORS as error:
+    except Exception as error:
         if not out_of_memory(error):
             raise
         yield from _in_halves(runs, done, keep_states)
 
 
 def _train(
-    shared: list[SharedFit], started: float, keep_states: bool
+    shared: list[SharedFit], keep_states: bool
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     members = [(one.fit.trainer, one.fit.data) for one in shared]
     stack = Stack.of(members, [one.epochs_left for one in shared])
@@ -473,23 +476,25 @@ def _train(
     try:
         training = list(shared)
         while training:
+            started = time.perf_counter()
+            arrived: list[tuple[SharedFit, Evaluation, str | None]] = []
+            failed = []
             for one in training:
                 try:
-                    arrived = one.advance()
+                    arrived += [(one, *done) for done in one.advance()]
                 except Exception as error:
                     if out_of_memory(error):
                         raise
                     # Some part of the model that is not ours: as it would fail alone.
-                    for evaluation in one.waiting:
-                        yield evaluation.index, evaluation.alone()
+                    failed += one.waiting
                     one.waiting = []
-                    continue
-                for n, (evaluation, divergence) in enumerate(arrived):
-                    # What training took since the last scores, shared fairly.
-                    seconds = (time.perf_counter() - started) / len(training)
-                    result = one.evaluate(evaluation, divergence, seconds * (n == 0))
-                    yield evaluation.index, result
-                    started = time.perf_counter()
+            share = (time.perf_counter() - started) / len(training)
+            for one in training:
+                one.seconds += share
+            for one, evaluation, divergence in arrived:
+                yield evaluation.index, one.evaluate(evaluation, divergence)
+            for evaluation in failed:
+                yield evaluation.index, evaluation.alone()
             training = [one for one in training if one.waiting]
             if stack is not None:
                 stack.keep([i for i, one in enumerate(shared) if one.waiting])
@@ -503,15 +508,12 @@ def _train(
             one.close()
 
 
-# Torch says RuntimeError where the CPU's memory is out.
-MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError, RuntimeError)
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is used up."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "can't allocate memory" in str(error)
+    # Torch's words where the memory of the CPU is out.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _in_halves(
