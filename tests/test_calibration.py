@@ -42,7 +42,7 @@ def test_what_cannot_begin_has_no_shape(digits):
 
 
 def test_shapes_of_many_are_those_of_each(digits):
-    grid = {"epochs": [1, 2], "hidden_dim": [4, 8], "learning_rate": [1e-3, 1e-2]}
+    grid = {"epochs": [1, 2], "hidden_dim": [4, 8], "batch_size": [20, 50]}
     runs = runs_of(tiny(), grid, digits[:101])  # folds of 50 and 51 rows
     assert shapes_of(runs) == [shape_of(run) for run in runs]
 

@@ -66,6 +66,9 @@ def test_kinds_stay_apart():
     shapes = [shape(kind="a"), shape(kind="b"), shape(kind="a"), shape(kind=None)]
     tasks = plan(shapes, FLAT, memory=PLENTY, n_jobs=1)
     assert sorted(sorted(task.runs) for task in tasks) == [[0, 2], [1], [3]]
+    shapes = [shape(batch_size=5), shape(), shape(batch_size=5)]
+    tasks = plan(shapes, FLAT, memory=PLENTY, n_jobs=1)
+    assert sorted(sorted(task.runs) for task in tasks) == [[0, 2], [1]]
 
 
 def test_widths_are_padded_only_where_that_pays():
@@ -125,7 +128,7 @@ def test_every_run_is_planned_once(shapes, n_jobs, memory):
     tasks = plan(shapes, CostModel(), memory=memory, n_jobs=n_jobs)
     assert sorted(i for task in tasks for i in task.runs) == list(range(len(shapes)))
     for task in tasks:
-        assert len({shapes[i].kind for i in task.runs}) == 1
+        assert len({(shapes[i].kind, shapes[i].batch_size) for i in task.runs}) == 1
         assert len(task.runs) == 1 or task.n_bytes <= memory / n_jobs
         assert 0 <= task.worker < n_jobs
     assert tasks == plan(shapes, CostModel(), memory=memory, n_jobs=n_jobs)

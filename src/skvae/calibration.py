@@ -54,7 +54,7 @@ def shape_of(run: Run) -> Shape | None:
         len(run.evaluations[0].options["test"]),
         trainer.model.n_training_noise,
         trainer.precision != torch.float32,
-        stack_key(trainer, data) if stackable else None,
+        stack_key(trainer, data)[1:] if stackable else None,  # but the batch size
         data.X.device.type,
     )
     shared.close()
@@ -68,13 +68,14 @@ def shapes_of(runs: Sequence[Run]) -> list[Shape | None]:
     for run in runs:
         options = run.evaluations[0].options
         n_rows, n_scored = len(options["train"]), len(options["test"])
-        key = (run.training.architecture, run.training.batch_size, n_rows)
+        key = (run.training.architecture, n_rows)
         if key not in known:
             known[key] = shape_of(run)
         shape = known[key]
         if shape is not None:
             shape = replace(
                 shape,
+                batch_size=run.training.batch_size,
                 epochs=run.epochs,
                 snapshots=len(run.evaluations),
                 n_scored=n_scored,

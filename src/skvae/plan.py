@@ -35,7 +35,7 @@ class Shape:
     low_precision : bool
         Whether it trains in bfloat16.
     kind : hashable or None
-        Runs of one kind can be stacked; None stands alone.
+        Runs of one kind and batch size can be stacked; None stands alone.
     device : {"cpu", "cuda", ...}
     """
 
@@ -221,7 +221,7 @@ def plan(
     """
     kinds: dict[Hashable, list[int]] = {}
     for i, shape in enumerate(shapes):
-        kind = ("alone", i) if shape.kind is None else shape.kind
+        kind = ("alone", i) if shape.kind is None else (shape.kind, shape.batch_size)
         kinds.setdefault(kind, []).append(i)
     # The last tasks to begin must be short, or some workers idle beside the last.
     longest = len(shapes) if n_jobs == 1 else -(-len(shapes) // (2 * n_jobs))
