@@ -1,3 +1,4 @@
+import os
 import threading
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from skvae import device as device_module
 from skvae.device import (
     MULTI_THREAD_MIN_PRODUCTS,
+    available_memory,
     flush_denormals,
     one_thread,
     resolve_device,
@@ -109,3 +111,13 @@ def test_thread_count_is_restored_after_an_error(two_threads):
     with pytest.raises(KeyboardInterrupt), training(CPU, 1):
         raise KeyboardInterrupt
     assert torch.get_num_threads() == 2
+
+
+def test_available_memory():
+    free = available_memory("cpu")
+    assert 2**20 < free < 2**50
+
+
+def test_available_memory_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.delattr(os, "sysconf")
+    assert available_memory("cpu") == 2 * 2**30

@@ -277,3 +277,45 @@ def test_records_are_in_the_users_units():
     assert outer.loss == pytest.approx(inner.loss + 5)
     assert outer.reconstruction == pytest.approx(inner.reconstruction + 5)
     assert outer.kl == inner.kl
+
+
+def test_best_weights_between_epochs():
+    engine = trainer(learning_rate=0.3)
+    data = Data(ROWS)
+    run = train(engine, data, epochs=6)
+    records = [next(run) for _ in range(6)]
+    assert engine.best_epoch == min(records, key=lambda r: r.loss).epoch
+    last = engine.weights.master.clone()
+    with engine.best_weights():
+        best = engine.weights.master.clone()
+        assert (flat(engine.model) != 0).any()
+    assert torch.equal(engine.weights.master, last)
+    run.close()
+    assert torch.equal(engine.weights.master, best)
+
+
+def test_state_goes_on_where_it_was_taken():
+    whole, first, second = (trainer() for _ in range(3))
+    data = Data(ROWS)
+    expected = [record.loss for record in train(whole, data, epochs=6)]
+    run = train(first, data, epochs=6)
+    losses = [next(run).loss for _ in range(4)]
+    state = first.state()
+    run.close()  # changes the weights, not what was taken
+    second.restore(state)
+    losses += [record.loss for record in train(second, data, epochs=2)]
+    assert losses == expected
+    assert second.best_epoch == whole.best_epoch
+    assert torch.equal(second.weights.master, whole.weights.master)
+
+
+def test_patience_lasts_over_a_pause():
+    one, two = trainer(learning_rate=1e-9), trainer(learning_rate=1e-9)
+    data, options = Data(ROWS), {"patience": 2, "tolerance": 1e9}
+    assert len(list(train(one, data, epochs=9, **options))) == 3
+    run = train(two, data, epochs=9, **options)
+    for _ in range(3):
+        next(run)
+    again = trainer(learning_rate=1e-9)
+    again.restore(two.state())
+    assert list(train(again, data, epochs=6, **options)) == []

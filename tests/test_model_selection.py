@@ -1,7 +1,12 @@
 """Scorers and scikit-learn's searches over the estimator."""
 
+import os
 import pickle
+import random
 import warnings
+from itertools import count
+from threading import Thread
+from time import sleep
 
 import joblib
 import numpy as np
@@ -9,6 +14,8 @@ import pytest
 import sklearn
 from scipy.stats import loguniform, randint
 from sklearn.base import clone
+from sklearn.callback import ProgressBar
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
 from sklearn.exceptions import FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -19,6 +26,7 @@ from sklearn.model_selection import (
     KFold,
     PredefinedSplit,
     RandomizedSearchCV,
+    ShuffleSplit,
     cross_val_score,
     cross_validate,
 )
@@ -28,10 +36,17 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from skvae import (
     ELBO,
     Bernoulli,
+    ConditionalVAEEstimator,
     Gaussian,
+    VAEGridSearchCV,
+    VAERandomizedSearchCV,
+    calibration,
     log_likelihood_scorer,
+    model_selection,
     neg_elbo_scorer,
 )
+from skvae.engine import DivergenceError, Trainer
+from skvae.runs import SharedFit
 from test_estimator import tiny
 
 # The mission's five names: 8 candidates.
@@ -390,3 +405,481 @@ def test_a_search_can_stand_in_a_pipeline_and_a_union(X):
         "vae__vaeestimator0",
         "vae__vaeestimator1",
     ]
+
+
+# ----------------------------------------------------------- VAEGridSearchCV and kin
+
+SEARCHES = {
+    "plain": {},
+    "train scores": {"return_train_score": True},
+    "two metrics": {
+        "scoring": {"elbo": neg_elbo_scorer, "log p": log_likelihood_scorer(5)},
+        "refit": "log p",
+    },
+    "no refit": {"refit": False},
+    "refit by rule": {"refit": lambda results: 3},
+    "a function": {"scoring": lambda estimator, X, y=None: estimator.score(X) / 2},
+    "a function of several": {
+        "scoring": lambda estimator, X, y=None: {"a": estimator.score(X), "b": 1.0},
+        "refit": "a",
+    },
+    "folds": {"cv": ShuffleSplit(2, test_size=0.3, random_state=1)},
+}
+
+
+def assert_drop_in(ours, theirs):
+    """All that GridSearchCV would say, but for times."""
+    names = theirs.cv_results_.keys()
+    assert ours.cv_results_.keys() == names
+    for name in names:
+        one, other = ours.cv_results_[name], theirs.cv_results_[name]
+        if "time" in name:
+            assert (one >= 0).all()
+        elif np.issubdtype(np.asarray(one).dtype, np.floating):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+        else:
+            assert list(one) == list(other), name
+    for name in ("best_index_", "best_params_", "multimetric_", "n_splits_"):
+        assert hasattr(ours, name) == hasattr(theirs, name)
+        if hasattr(theirs, name):
+            assert getattr(ours, name) == getattr(theirs, name)
+    assert hasattr(ours, "best_estimator_") == hasattr(theirs, "best_estimator_")
+    assert type(ours.scorer_) is type(theirs.scorer_)
+
+
+@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+def test_drop_in(options, grey):
+    options = {"cv": 3, **options}
+    ours = VAEGridSearchCV(tiny(), GRID, **options).fit(grey)
+    theirs = GridSearchCV(tiny(), GRID, **options).fit(grey)
+    assert_drop_in(ours, theirs)
+    if ours.refit:
+        assert ours.score(grey) == pytest.approx(theirs.score(grey), rel=1e-5)
+        np.testing.assert_allclose(ours.transform(grey), theirs.transform(grey))
+        assert ours.n_features_in_ == 64
+
+
+@pytest.mark.parametrize(
+    "vae",
+    [
+        tiny(likelihood="gaussian"),
+        tiny(learning_rate_schedule="cosine"),
+        tiny(objective=ELBO(warmup=0.5)),
+        tiny(objective="iwae"),
+        tiny(early_stopping=True, n_iter_no_change=1, validation_fraction=0.2),
+        tiny(max_gradient_norm=1.0),
+        tiny(random_state=np.random.RandomState(3)),
+        tiny(prior="mixture"),
+    ],
+    ids=repr,
+)
+def test_whatever_the_training(vae, grey):
+    grid = {"epochs": [3, 1, 6], "learning_rate": [1e-2, 3e-3]}
+    ours = VAEGridSearchCV(vae, grid, cv=2).fit(grey)
+    assert_drop_in(ours, GridSearchCV(vae, grid, cv=2).fit(grey))
+
+
+def test_the_five_names(digits):
+    """The issue's own check: 48 candidates, three folds, all five names."""
+    grid = {
+        "epochs": [2, 4, 6],
+        "batch_size": [50, 100],
+        "learning_rate": [1e-3, 1e-2],
+        "hidden_dim": [16, 32],
+        "latent_dim": [2, 8],
+    }
+    X = digits[:360]
+    ours = VAEGridSearchCV(tiny(), grid, cv=3).fit(X)
+    theirs = GridSearchCV(tiny(), grid, cv=3).fit(X)
+    ours, theirs = (s.cv_results_["mean_test_score"] for s in (ours, theirs))
+    assert len(ours) == 48
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert list(np.argsort(ours)[-10:]) == list(np.argsort(theirs)[-10:])
+
+
+def test_in_a_pipeline(X):
+    pipe = Pipeline([("scale", MinMaxScaler(clip=True)), ("vae", tiny())])
+    grid = {
+        "vae__epochs": [1, 3],
+        "vae__latent_dim": [2, 3],
+        "scale__feature_range": [(0, 1), (0.1, 0.9)],
+    }
+    ours = VAEGridSearchCV(pipe, grid, cv=2, n_jobs=2).fit(X)
+    assert_drop_in(ours, GridSearchCV(pipe, grid, cv=2).fit(X))
+
+
+def test_a_step_that_is_searched_away(X):
+    pipe = Pipeline([("scale", MinMaxScaler(clip=True)), ("vae", tiny())])
+    grid = {
+        "scale": ["passthrough", MinMaxScaler(clip=True), StandardScaler()],
+        "vae__epochs": [1, 2],
+        "vae": [tiny(hidden_dim=4), tiny(latent_dim=3)],
+    }
+    ours = VAEGridSearchCV(pipe, grid, cv=2).fit(X)
+    assert_drop_in(ours, GridSearchCV(pipe, grid, cv=2).fit(X))
+
+
+class CountingScaler(MinMaxScaler):
+    fits = 0
+
+    def fit(self, X, y=None):
+        CountingScaler.fits += 1
+        return super().fit(X, y)
+
+
+def test_earlier_steps_are_fitted_once_per_fold(X):
+    pipe = make_pipeline(CountingScaler(clip=True), tiny())
+    grid = {"vaeestimator__latent_dim": [1, 2, 3], "vaeestimator__epochs": [1, 2]}
+    CountingScaler.fits = 0
+    VAEGridSearchCV(pipe, grid, cv=3, refit=False).fit(X)
+    assert CountingScaler.fits == 3
+
+
+def test_nested_epochs_are_trained_once(grey, monkeypatch):
+    epochs, original = [], Trainer.train_epoch
+
+    def train_epoch(self, *args):
+        epochs.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
+    VAEGridSearchCV(
+        tiny(objective="iwae"), {"epochs": [1, 2, 5]}, cv=2, refit=False
+    ).fit(grey)
+    assert len(epochs) == 10
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_randomized(n_jobs, grey):
+    options = {
+        "n_iter": 8,
+        "cv": 2,
+        "random_state": 0,
+        "n_jobs": n_jobs,
+    }
+    distributions = {
+        "epochs": randint(1, 5),
+        "learning_rate": loguniform(1e-3, 1e-2),
+        "hidden_dim": [8, 16],
+    }
+    ours = VAERandomizedSearchCV(tiny(), distributions, **options).fit(grey)
+    assert_drop_in(ours, RandomizedSearchCV(tiny(), distributions, **options).fit(grey))
+
+
+def test_frames_weights_and_output(grey):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(grey).rename(columns=lambda i: f"pixel {i}")
+    weights = np.linspace(0.5, 2, len(frame))
+    grid = {"epochs": [1, 3], "latent_dim": [2, 3]}
+    searches = [
+        search(tiny().set_output(transform="pandas"), grid, cv=2).fit(
+            frame, sample_weight=weights
+        )
+        for search in (VAEGridSearchCV, GridSearchCV)
+    ]
+    assert_drop_in(*searches)
+    ours, theirs = searches
+    assert list(ours.feature_names_in_) == list(frame.columns)
+    assert list(ours.transform(frame).columns) == list(theirs.transform(frame).columns)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = tiny().set_fit_request(sample_weight=True)
+        routed.set_score_request(sample_weight=True)
+        assert_drop_in(
+            *(
+                search(routed, grid, cv=2).fit(frame, sample_weight=weights)
+                for search in (VAEGridSearchCV, GridSearchCV)
+            )
+        )
+
+
+def test_weights_of_a_pipeline(X):
+    pipe = Pipeline([("scale", MinMaxScaler(clip=True)), ("vae", tiny())])
+    weights = np.linspace(0.5, 2, len(X))
+    ours, theirs = (
+        search(pipe, {"vae__epochs": [1, 2]}, cv=2).fit(X, vae__sample_weight=weights)
+        for search in (VAEGridSearchCV, GridSearchCV)
+    )
+    assert_drop_in(ours, theirs)
+
+
+def test_other_estimators_are_searched_as_ever(X):
+    pipe = make_pipeline(MinMaxScaler(clip=True), tiny(), KMeans(2, random_state=0))
+    grid = {"vaeestimator__epochs": [1, 2], "kmeans__n_clusters": [2, 3]}
+    assert_drop_in(
+        VAEGridSearchCV(pipe, grid, cv=2).fit(X), GridSearchCV(pipe, grid, cv=2).fit(X)
+    )
+
+
+def test_a_diverging_candidate_harms_no_neighbour(grey):
+    vae = tiny(likelihood=Gaussian(scale=1.0), standardize=False)
+    grid = {"learning_rate": [1e-3, 1e30, 3e-3], "epochs": [1, 3]}
+    searches = []
+    for search in (VAEGridSearchCV, GridSearchCV):
+        with (
+            pytest.warns(FitFailedWarning, match="DivergenceError"),
+            pytest.warns(UserWarning, match="non-finite"),
+        ):
+            searches.append(search(vae, grid, cv=2).fit(grey))
+    assert_drop_in(*searches)
+    assert np.isnan(searches[0].cv_results_["mean_test_score"]).sum() == 2
+    with pytest.raises(DivergenceError, match="no longer finite"):
+        VAEGridSearchCV(vae, grid, cv=2, error_score="raise").fit(grey)
+    with pytest.warns(FitFailedWarning):
+        zero = VAEGridSearchCV(vae, grid, cv=2, error_score=-1e9).fit(grey)
+    assert (zero.cv_results_["mean_test_score"] == -1e9).sum() == 2
+
+
+def test_errors_are_those_of_scikit_learn(grey):
+    for grid, error in [
+        ({"epochs": [0]}, ValueError),
+        ({"likelihood": ["nonsense"]}, ValueError),
+        ({"nonsense": [1]}, ValueError),
+    ]:
+        for search in (VAEGridSearchCV, GridSearchCV):
+            with pytest.raises(error, match=str(next(iter(grid)))):
+                search(tiny(), grid, cv=2, error_score="raise").fit(grey)
+    with pytest.raises(ValueError, match="All the 2 fits failed"):
+        VAEGridSearchCV(tiny(), {"epochs": [0]}, cv=2).fit(grey)
+    with pytest.raises(ValueError, match="'racing' parameter"):
+        VAEGridSearchCV(tiny(), GRID, racing=2).fit(grey)
+    with pytest.raises(ValueError, match="No fits were performed"):
+        VAEGridSearchCV(tiny(), [], cv=2).fit(grey)
+
+
+def test_it_is_an_estimator(grey):
+    search = VAEGridSearchCV(tiny(), {"epochs": [1, 2]}, racing=0.5, cv=2)
+    assert clone(search).get_params()["racing"] == 0.5
+    assert "VAEGridSearchCV" in repr(search)
+    twin = pickle.loads(pickle.dumps(search.fit(grey)))
+    assert twin.score(grey) == search.score(grey)
+    pipe = make_pipeline(MinMaxScaler(), clone(search)).fit(grey)
+    assert pipe.transform(grey).shape == (240, 2)
+
+
+class Listener:
+    """A callback that counts."""
+
+    def __init__(self, depth=1):
+        self.max_propagation_depth = depth
+        self.said = []
+
+    def setup(self, estimator, context):
+        self.said.append("setup")
+
+    def teardown(self, estimator, context):
+        self.said.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context, **data):
+        self.said.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, **data):
+        self.said.append(f"end {context.task_name}")
+
+
+@pytest.mark.parametrize("depth", [0, 1, None])
+def test_callbacks_hear_what_they_would(depth, grey):
+    said = []
+    for search in (VAEGridSearchCV, GridSearchCV):
+        listener = Listener(depth)
+        one = search(tiny(), {"epochs": [1, 2]}, cv=2).set_callbacks(listener)
+        one.fit(grey)
+        said.append(sorted(listener.said))
+    assert said[0] == said[1]
+    listened_to_fits = depth != 0
+    assert said[0].count("begin epoch") == 8 * listened_to_fits
+
+
+def test_a_progress_bar_does_not_keep_fits_apart(grey):
+    pytest.importorskip("rich")
+    search = VAEGridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2)
+    search.set_callbacks(ProgressBar())
+    theirs = GridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2).fit(grey)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_selection, "evaluate_alone", None)
+        assert_drop_in(search.fit(grey), theirs)
+
+
+def test_conditional_models(grey):
+    y = np.arange(240) % 3
+    grid = {"epochs": [1, 3], "learning_rate": [1e-3, 1e-2]}
+    vae = ConditionalVAEEstimator(2, hidden_dim=8, batch_size=50, random_state=0)
+    ours, theirs = (
+        search(vae, grid, cv=2).fit(grey, y)
+        for search in (VAEGridSearchCV, GridSearchCV)
+    )
+    assert_drop_in(ours, theirs)
+
+
+class Impatient:
+    """A scorer that presses Ctrl-C when it is asked the nth time."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __call__(self, estimator, X, y=None):
+        self.n -= 1
+        if self.n == 0:
+            raise KeyboardInterrupt
+        return estimator.score(X)
+
+
+def test_an_interruption_keeps_what_is_complete(grey):
+    grid = {"epochs": [1, 3], "latent_dim": [2, 3, 4]}
+    options = {"cv": 2, "memory_limit": 1}  # one run at a time
+    whole = VAEGridSearchCV(tiny(), grid, **options).fit(grey)
+    with pytest.warns(UserWarning, match="interrupted; cv_results_ holds the 3 of 6"):
+        part = VAEGridSearchCV(tiny(), grid, scoring=Impatient(8), **options).fit(grey)
+    scores = dict(
+        zip(
+            map(str, whole.cv_results_["params"]),
+            whole.cv_results_["mean_test_score"],
+            strict=True,
+        )
+    )
+    assert len(part.cv_results_["params"]) == 3
+    for params, score in zip(
+        part.cv_results_["params"], part.cv_results_["mean_test_score"], strict=True
+    ):
+        assert score == pytest.approx(scores[str(params)], rel=1e-5)
+    assert part.best_estimator_.transform(grey).shape[0] == 240
+    with pytest.raises(KeyboardInterrupt):
+        VAEGridSearchCV(tiny(), grid, scoring=Impatient(1), **options).fit(grey)
+
+
+@pytest.mark.parametrize("racing", [False, 0.5])
+def test_a_killed_search_goes_on(racing, grey, tmp_path):
+    grid = {"epochs": [1, 2, 4], "latent_dim": [2, 3, 4]}
+    options = {"cv": 2, "memory_limit": 1, "racing": racing}
+    whole = VAEGridSearchCV(tiny(), grid, **options).fit(grey)
+    kept = {**options, "checkpoint_dir": tmp_path, "refit": False}
+    scorer = neg_elbo_scorer
+    with pytest.MonkeyPatch.context() as patch:
+        done = count()
+
+        def evaluate(self, *args):
+            if next(done) == 8:
+                raise RuntimeError("killed")
+            return original(self, *args)
+
+        original = SharedFit.evaluate
+        patch.setattr(SharedFit, "evaluate", evaluate)
+        with pytest.raises(RuntimeError, match="killed"):
+            VAEGridSearchCV(tiny(), grid, scoring=scorer, **kept).fit(grey)
+    fits = count()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(self, *args):
+            next(fits)
+            return original(self, *args)
+
+        patch.setattr(SharedFit, "evaluate", counted)
+        resumed = VAEGridSearchCV(tiny(), grid, scoring=scorer, **kept).fit(grey)
+        n_fits = next(fits)
+        again = VAEGridSearchCV(tiny(), grid, scoring=scorer, **kept).fit(grey)
+        assert next(fits) == n_fits + 1  # all was known
+    assert n_fits <= 18 - 8
+    for search in (resumed, again):
+        np.testing.assert_allclose(
+            search.cv_results_["mean_test_score"],
+            whole.cv_results_["mean_test_score"],
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"n_jobs": 2}, {"memory_limit": 1}], ids=str)
+def test_a_race(options, grey):
+    grid = {"epochs": [1, 3, 6], "learning_rate": [1e-5, 1e-4, 1e-3, 1e-2]}
+    whole = GridSearchCV(tiny(), grid, cv=2).fit(grey)
+    race = VAEGridSearchCV(tiny(), grid, cv=2, racing=0.5, **options).fit(grey)
+    finished = race.cv_results_["finished"].astype(bool)
+    assert finished.sum() == 4 + 2 + 1
+    np.testing.assert_allclose(
+        race.cv_results_["mean_test_score"][finished],
+        whole.cv_results_["mean_test_score"][finished],
+        rtol=1e-5,
+    )
+    assert race.best_params_ == whole.best_params_
+    assert race.cv_results_["n_epochs"].max() == 6
+    assert set(race.cv_results_["rung"]) == {0, 1, 2}
+
+
+def test_a_race_crowns_one_that_finished(grey):
+    # More epochs are worse: the stopped ones keep better scores than they deserve.
+    search = VAEGridSearchCV(
+        tiny(),
+        {"epochs": [4, 1], "latent_dim": [2, 3]},
+        scoring=lambda estimator, X, y=None: -float(estimator.n_iter_),
+        racing=0.5,
+        cv=2,
+    ).fit(grey)
+    assert search.cv_results_["finished"][search.best_index_]
+    assert search.best_params_["epochs"] == 1
+
+
+def test_plan(grey):
+    pandas = pytest.importorskip("pandas")
+    grid = {"vae__epochs": [1, 2], "vae__latent_dim": [2, 3], "vae__hidden_dim": [8]}
+    pipe = Pipeline([("scale", MinMaxScaler(clip=True)), ("vae", tiny())])
+    search = VAEGridSearchCV(pipe, grid, cv=2, scoring=neg_elbo_scorer)
+    table = search.plan(grey)
+    assert isinstance(table, pandas.DataFrame)
+    assert table.n_runs.sum() == 4
+    assert table.n_fits.sum() == 8
+    assert (table.seconds > 0).all()
+    assert (table.megabytes > 0).all()
+    assert (table.vae__hidden_dim == 8).all()
+    assert table.attrs["seconds"] == pytest.approx(table.seconds.sum())
+    assert table.attrs["n_alone"] == 0
+    assert not hasattr(search, "cv_results_")  # nothing has been fitted
+    random = VAERandomizedSearchCV(tiny(), {"latent_dim": [2, 3]}, n_iter=2, cv=2)
+    assert random.plan(grey).n_fits.sum() == 4
+
+
+def test_progress_is_shown(grey, capsys):
+    VAEGridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2, verbose=1).fit(grey)
+    said = capsys.readouterr()
+    assert "Fitting 2 folds for each of 2 candidates, totalling 4 fits" in said.out
+    assert "fit 4/4 [####################]  0:00 left" in said.err
+
+
+def test_long_searches_measure_first(grey, monkeypatch):
+    monkeypatch.setattr(calibration, "WORTHWHILE", 0)
+    grid = {"epochs": [1, 2], "learning_rate": [1e-3, 1e-2]}
+    ours = VAEGridSearchCV(tiny(), grid, cv=2).fit(grey)
+    assert_drop_in(ours, GridSearchCV(tiny(), grid, cv=2).fit(grey))
+
+
+def test_threads_and_other_backends(grey):
+    theirs = GridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2).fit(grey)
+    for backend in ("threading", "multiprocessing"):
+        with warnings.catch_warnings(), joblib.parallel_config(backend, n_jobs=2):
+            ours = VAEGridSearchCV(tiny(), {"epochs": [1, 2]}, cv=2).fit(grey)
+        assert_drop_in(ours, theirs)
+
+
+def test_a_cluster_of_which_a_worker_dies(grey):
+    distributed = pytest.importorskip("distributed")
+    state = random.getstate()  # which the cluster's client stirs
+    grid = {"epochs": [1, 2], "latent_dim": [1, 2, 3, 4], "learning_rate": [1e-3, 1e-2]}
+    theirs = GridSearchCV(tiny(), grid, cv=2).fit(grey)
+    with (
+        warnings.catch_warnings(),
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            processes=True,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        warnings.simplefilter("ignore")
+        pids = client.run(os.getpid)
+        killed = Thread(target=lambda: (sleep(0.5), os.kill(min(pids.values()), 9)))
+        killed.start()
+        with joblib.parallel_config("dask"):
+            ours = VAEGridSearchCV(tiny(), grid, cv=2, n_jobs=-1, memory_limit=1)
+            ours.fit(grey)
+        killed.join()
+    random.setstate(state)
+    assert_drop_in(ours, theirs)

@@ -1,7 +1,7 @@
 import io
 
 from skvae.engine import Record
-from skvae.progress import Progress, _clock
+from skvae.progress import Progress, SearchProgress, _clock
 
 
 class Terminal(io.StringIO):
@@ -47,3 +47,27 @@ def test_log_file_gets_about_ten_lines():
 
 def test_clock():
     assert [_clock(s) for s in (0, 65, 3661)] == ["0:00", "1:05", "1:01:01"]
+
+
+def test_a_search_counts_by_what_tasks_cost():
+    stream = Terminal()
+    progress = SearchProgress([9.0, 1.0], [3, 1], stream, width=10)
+    progress.started -= 9.0  # nine seconds ago
+    progress(0, 3)
+    assert "fit 3/4 [#########.]  0:01 left" in stream.getvalue()
+    progress(1, 1)
+    progress.close()
+    assert stream.getvalue().endswith("fit 4/4 [##########]  0:00 left\n")
+
+
+def test_a_search_without_estimates_counts_results():
+    stream = io.StringIO()
+    progress = SearchProgress([0.0] * 40, [1] * 40, stream, width=4)
+    for task in range(40):
+        progress(task, 1)
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[4].startswith("fit 20/40 [##..]")
+    # A task of unknown length is taken for a usual one.
+    assert SearchProgress([4.0, 0.0], [1, 1], stream).work == 8

@@ -14,15 +14,17 @@ SOURCE = Path(skvae.__file__).parent
 
 # Each file may import files of lower floors only: siblings never import each other.
 FLOORS = [
-    {"_compat", "__init__", "units", "noise"},
+    {"_compat", "__init__", "units", "noise", "plan"},
     {"spec", "device", "flows"},
     {"networks", "likelihoods", "priors", "objectives"},
     {"model", "tables"},
     {"gradients"},
     {"engine"},
-    {"progress", "inference", "state"},
+    {"progress", "inference", "stack", "state"},
     {"estimator"},
-    {"conditional"},
+    {"conditional", "runs"},
+    {"calibration", "checkpoint"},
+    {"racing"},
     {"model_selection", "metrics", "plotting", "datasets", "persistence"},
     {"onnx"},
     {"demo"},

@@ -43,6 +43,8 @@ _PUBLIC = {
     "Likelihood": "likelihoods",
     "PosteriorCollapseWarning": "estimator",
     "OnnxVAE": "onnx",
+    "VAEGridSearchCV": "model_selection",
+    "VAERandomizedSearchCV": "model_selection",
     "neg_elbo_scorer": "model_selection",
     "log_likelihood_scorer": "model_selection",
     "save": "persistence",
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from .likelihoods import NegativeBinomial as NegativeBinomial
     from .likelihoods import Poisson as Poisson
     from .likelihoods import StudentT as StudentT
+    from .model_selection import VAEGridSearchCV as VAEGridSearchCV
+    from .model_selection import VAERandomizedSearchCV as VAERandomizedSearchCV
     from .model_selection import log_likelihood_scorer as log_likelihood_scorer
     from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP

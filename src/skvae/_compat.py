@@ -1,35 +1,49 @@
 """The only file that touches private names of other libraries."""
 
+import inspect
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context as fit_context
-from sklearn.metrics._scorer import _BaseScorer
+from sklearn.callback import ProgressBar
+from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._param_validation import (
     Interval,
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils.metaestimators import _safe_split as safe_split
+from sklearn.utils.validation import _check_method_params as check_method_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _num_samples as num_samples
 from torch import Tensor
 from torch.optim.adam import adam
 
 __all__ = [
+    "BaseSearchCV",
     "EstimatorScorer",
     "Interval",
     "StrOptions",
     "adam_step",
+    "asks_for_the_bound",
+    "check_method_params",
     "check_sample_weight",
     "cpu_has_bfloat16",
+    "fit_and_score",
     "fit_context",
+    "has_callbacks",
     "num_samples",
     "release_pages",
     "safe_indexing",
+    "safe_split",
+    "search_fit",
     "standard_gamma",
     "validate_parameter_constraints",
     "without_torch_modes",
@@ -132,3 +146,64 @@ class EstimatorScorer(_BaseScorer):
     def __repr__(self):
         options = ", ".join(f"{k}={v}" for k, v in self._kwargs.items())
         return self._score_func.__name__ + (f"({options})" if options else "")
+
+
+def asks_for_the_bound(scorer: Any) -> bool:
+    """Whether a scorer asks for nothing but a score of rows (and never samples)."""
+    return isinstance(scorer, EstimatorScorer | _PassthroughScorer)
+
+
+def has_callbacks(estimator: Any) -> bool:
+    """Whether someone has to hear of the epochs of this estimator's fit.
+
+    A progress bar of scikit-learn's is content with whole fits.
+    """
+    callbacks = getattr(estimator, "_skl_callbacks", [])
+    return any(not isinstance(callback, ProgressBar) for callback in callbacks)
+
+
+class _Evaluations:
+    """Stands where a search of scikit-learn calls joblib.
+
+    What it is called with are the fits of all candidates and folds, as scikit-learn
+    would run them; it hands them to the search's own ``_evaluate``.
+    """
+
+    def __init__(self, n_jobs=None, pre_dispatch=None):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return None
+
+    def __call__(self, calls: Iterable[tuple[Callable, tuple, dict]]) -> list[dict]:
+        evaluations = [(args, kwargs) for _, args, kwargs in calls]
+        if not evaluations:
+            return []  # scikit-learn has a message for that
+        return evaluations[0][1]["caller"]._evaluate(evaluations)
+
+
+def _search_fit() -> Callable:
+    """scikit-learn's ``fit`` of a search, asking the search to evaluate candidates.
+
+    Everything before and after (routing, splits, contexts, ``cv_results_``, the best,
+    the refit) is scikit-learn's very code, with joblib's name pointing elsewhere: the
+    only hook it offers would fit each candidate alone.
+    """
+    original = inspect.unwrap(BaseSearchCV.fit)
+    assert "Parallel" in original.__code__.co_names
+    code = FunctionType(
+        original.__code__,
+        {**original.__globals__, "Parallel": _Evaluations},
+        original.__name__,
+        original.__defaults__,
+        original.__closure__,
+    )
+    code.__kwdefaults__ = original.__kwdefaults__
+    code.__doc__ = original.__doc__
+    return fit_context(prefer_skip_nested_validation=False)(code)
+
+
+search_fit = _search_fit()

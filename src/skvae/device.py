@@ -1,5 +1,6 @@
 """Where the arithmetic runs, and in which precision."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -74,6 +75,17 @@ def resolve_precision(
     else:
         native = device.type == "cpu" and cpu_has_bfloat16()
     return torch.bfloat16 if native else torch.float32
+
+
+def available_memory(device: str) -> float:
+    """Bytes that may well be used on a kind of device: half of what is free."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] / 2
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, AttributeError):  # not a system that tells
+        free = 4 * 2**30
+    return free / 2
 
 
 _threads_lock = Lock()

@@ -7,8 +7,10 @@ buffer that a single fused Adam call updates.
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import cos, isfinite, pi
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,6 +120,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+# What a trainer counts.
+_COUNTS = ("n_epochs", "n_steps", "best_epoch", "best_loss", "waited")
+
+
 class Trainer:
     """A model in training: its flat weights, their optimiser, its randomness.
 
@@ -167,6 +173,8 @@ class Trainer:
         self.n_steps = 0
         #: The epoch whose weights ``train`` keeps, 0 before the first is whole.
         self.best_epoch = 0
+        self.best_loss = float("inf")
+        self.waited = 0
 
         self.weights = FlatWeights(model, precision)
         self.gradient_step = gradient_step(model, self.weights.gradients)
@@ -178,10 +186,47 @@ class Trainer:
             dtype=torch.float32,
             device=model.device if model.device.type == "cuda" else "cpu",
         )
+        #: The weights that ``train`` keeps, as one buffer.
+        self.best = self.weights.master.clone()
 
     def close(self) -> None:
         """Give the model weights of its own, and let go of the buffers."""
         self.weights.detach()
+
+    @contextmanager
+    def best_weights(self) -> Iterator[None]:
+        """Within, between two epochs, the model is what ``train`` would leave."""
+        master = self.weights.master
+        last = master.clone()
+        master.copy_(self.best)
+        try:
+            yield
+        finally:
+            master.copy_(last)
+
+    def state(self) -> dict[str, Any]:
+        """All that the epochs so far have changed, to go on elsewhere."""
+        state = {name: getattr(self, name) for name in _COUNTS}
+        tensors = {
+            "master": self.weights.master,
+            "best": self.best,
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+            "step_count": self.step_count,
+        }
+        state |= {name: t.cpu().numpy().copy() for name, t in tensors.items()}
+        return state | {"generator": self.generator.get_state().numpy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where the :meth:`state` of a trainer of this model was taken."""
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+        self.weights.master.copy_(torch.tensor(state["master"]))
+        self.best.copy_(torch.tensor(state["best"]))
+        self.first_moment.copy_(torch.tensor(state["first_moment"]))
+        self.second_moment.copy_(torch.tensor(state["second_moment"]))
+        self.step_count.copy_(torch.tensor(state["step_count"]))
+        self.generator.set_state(torch.tensor(state["generator"]))
 
     def data(
         self,
@@ -242,11 +287,7 @@ class Trainer:
             for start in range(0, len(data), size):
                 rows = order[start : start + size]
                 if total_steps is not None:
-                    rate = self.learning_rate * self.schedule(
-                        self.n_steps / total_steps
-                    )
-                    # 1 at the last step: whatever warms up has ended by then.
-                    progress = self.n_steps / max(1, total_steps - 1)
+                    rate, progress = self.pace(self.n_steps, total_steps)
                 batch = Batch(
                     data.X.index_select(0, rows),
                     next(noise),
@@ -275,6 +316,12 @@ class Trainer:
             learning_rate=rate,
             seconds=time.perf_counter() - started,
         )
+
+    def pace(self, n_steps: int, total_steps: int) -> tuple[float, float]:
+        """Learning rate and progress of a step, after so many."""
+        rate = self.learning_rate * self.schedule(n_steps / total_steps)
+        # 1 at the last step: whatever warms up has ended by then.
+        return rate, n_steps / max(1, total_steps - 1)
 
     def _noise(self, n_rows: int) -> Iterator[Tensor]:
         """Noise of each batch in turn, (S, batch, n_noise)."""
@@ -415,6 +462,7 @@ def train(
     patience: int | None = None,
     tolerance: float = 0.0,
     on_epoch_begin: Callable[[], object] = lambda: None,
+    train_epoch: Callable[[Data, int], Record] | None = None,
 ) -> Generator[Record, None, None]:
     """Train for some epochs, yielding the record of each; the best weights stay.
 
@@ -431,6 +479,8 @@ def train(
         What counts as an improvement, in nats per row.
     on_epoch_begin : callable
         Called without arguments before each epoch.
+    train_epoch : callable or None
+        In place of the trainer's own: the epoch of a stack that it belongs to.
 
     Raises
     ------
@@ -442,14 +492,18 @@ def train(
     total_steps = trainer.n_steps + steps * epochs
     warmup_steps = trainer.model.objective.warmup * total_steps
     master = trainer.weights.master
-    best = master.clone()
-    best_loss, waited = float("inf"), 0
+    train_epoch = train_epoch or trainer.train_epoch
+    if trainer.best_epoch == 0:
+        trainer.best.copy_(master)
     try:
         for _ in range(epochs):
+            if patience is not None and trainer.waited >= patience:
+                return
             on_epoch_begin()
-            finite = master.clone() if best_loss == float("inf") else best
+            if trainer.best_loss == float("inf"):
+                trainer.best.copy_(master)  # none is better, but it is finite
             warming_up = trainer.n_steps < warmup_steps
-            record = trainer.train_epoch(data, total_steps)
+            record = train_epoch(data, total_steps)
             if validation is not None:
                 assert validation_noise is not None
                 (
@@ -459,28 +513,26 @@ def train(
                 ) = trainer.evaluate(validation, validation_noise)
             finite_losses = isfinite(record.loss) and isfinite(record.monitored)
             if not (finite_losses and bool(torch.isfinite(master).all())):
-                best = finite
                 raise DivergenceError(_not_finite(record))
             if warming_up:
                 # Its loss does not compare with those of later epochs.
-                best, trainer.best_epoch = master.clone(), record.epoch
+                trainer.best.copy_(master)
+                trainer.best_epoch = record.epoch
                 yield record
                 continue
-            improved = record.monitored < best_loss - tolerance
-            waited = 0 if improved else waited + 1
-            if record.monitored < best_loss:
-                best_loss = record.monitored
-                best, trainer.best_epoch = master.clone(), record.epoch
+            improved = record.monitored < trainer.best_loss - tolerance
+            trainer.waited = 0 if improved else trainer.waited + 1
+            if record.monitored < trainer.best_loss:
+                trainer.best.copy_(master)
+                trainer.best_loss, trainer.best_epoch = record.monitored, record.epoch
             yield record
-            if patience is not None and waited >= patience:
-                return
     except KeyboardInterrupt:
         trainer.weights.full_precision()
-        if best_loss == float("inf") and bool(torch.isfinite(master).all()):
-            best = master.clone()
+        if trainer.best_loss == float("inf") and bool(torch.isfinite(master).all()):
+            trainer.best.copy_(master)
         raise
     finally:
-        master.copy_(best)
+        master.copy_(trainer.best)
         trainer.weights.full_precision()
 
 

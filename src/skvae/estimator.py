@@ -2,9 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from inspect import signature
 from math import nan
 from numbers import Integral, Real
@@ -71,6 +71,66 @@ class TrainingSet:
         return TrainingSet(
             _take(self.X, rows), _take(self.weights, rows), _take(self.condition, rows)
         )
+
+
+@dataclass
+class Fit:
+    """A fit under way.
+
+    Attributes
+    ----------
+    fitted : dict
+        What was decided before the first step, by attribute name.
+    trainer : Trainer
+    rows : TrainingSet
+        What it trains on, in the user's units.
+    y : array-like or None
+    data : Data
+        The rows as the engine has them.
+    held_out : (Data, Tensor) or None
+        The validation set and the noise to evaluate it with.
+    records : list of Record
+    """
+
+    fitted: dict[str, Any]
+    trainer: Trainer
+    rows: TrainingSet
+    y: Any
+    data: Data
+    held_out: tuple[Data, torch.Tensor] | None
+    patience: int | None
+    tolerance: float
+    records: list[Record] = field(default_factory=list)
+
+    def run(self, epochs: int, **options: Any) -> Generator[Record, None, None]:
+        """The epochs, one by one; see :func:`skvae.engine.train` for the options."""
+        validation, noise = self.held_out or (None, None)
+        run = train(
+            self.trainer,
+            self.data,
+            epochs=epochs,
+            validation=validation,
+            validation_noise=noise,
+            patience=self.patience,
+            tolerance=self.tolerance,
+            **options,
+        )
+        try:
+            for record in run:
+                self.records.append(record)
+                yield record
+        finally:
+            run.close()
+
+    def attributes(self) -> dict[str, Any]:
+        """What the estimator has learned so far, by name."""
+        before = self.fitted["_records"]
+        return {
+            **self.fitted,
+            "_records": [*before, *self.records],
+            "n_iter_": len(self.records),
+            "best_epoch_": self.trainer.best_epoch or len(before),
+        }
 
 
 class VAEEstimator(
@@ -366,26 +426,34 @@ class VAEEstimator(
     def _fit(self, X, y, sample_weight, X_val, y_val) -> None:
         context = self._init_callback_context(max_subtasks=self.epochs)
         with _unchanged_on_error(self):
-            warm = self.warm_start and hasattr(self, "model_")
-            data = self._check_training_data(X, y, sample_weight, reset=not warm)
-            fitted = self._start(data, warm=warm)
-            validation = None
-            if X_val is not None:
-                validation = self._check_validation(X_val, y_val, fitted)
-            kept, held_out = self._split(len(data.X), data.weights, fitted["_seed"])
-            if held_out is not None:
-                validation = data.take(held_out)
-            data, y = data.take(kept), _take(y, kept)
-            hooks = {
-                "estimator": self,
-                "X": data.X,
-                "y": data.X if y is None else y,
-                "metadata": (
-                    {} if data.weights is None else {"sample_weight": data.weights}
-                ),
-            }
-            self._train(fitted, data, validation, context, hooks)
+            self._train(self._begin(X, y, sample_weight, X_val, y_val), context)
         self._raise_divergence()
+
+    def _begin(self, X, y, sample_weight, X_val, y_val) -> "Fit":
+        """Everything that comes before the first step."""
+        warm = self.warm_start and hasattr(self, "model_")
+        data = self._check_training_data(X, y, sample_weight, reset=not warm)
+        fitted = self._start(data, warm=warm)
+        validation = None
+        if X_val is not None:
+            validation = self._check_validation(X_val, y_val, fitted)
+        kept, held_out = self._split(len(data.X), data.weights, fitted["_seed"])
+        if held_out is not None:
+            validation = data.take(held_out)
+        data, y = data.take(kept), _take(y, kept)
+        trainer = self._make_trainer(fitted, self.learning_rate_schedule)
+        return Fit(
+            fitted,
+            trainer,
+            data,
+            y,
+            trainer.data(
+                fitted["units_"].standardize(data.X), data.weights, data.condition
+            ),
+            None if validation is None else _held_out(validation, fitted),
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            tolerance=self.tol,
+        )
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, sample_weight=None):
@@ -665,25 +733,15 @@ class VAEEstimator(
             log_scale=fitted["units_"].log_scale,
         )
 
-    def _train(self, fitted, data: TrainingSet, validation, context, hooks):
+    def _train(self, fit: "Fit", context) -> None:
         """Run the epochs and store what came of them, whatever ended them."""
-        model, units = fitted["model_"], fitted["units_"]
-        trainer = self._make_trainer(fitted, self.learning_rate_schedule)
-        on_device = trainer.data(
-            units.standardize(data.X), data.weights, data.condition
-        )
-        noise = held_out = None
-        if validation is not None:
-            rows = units.standardize(validation.X)
-            held_out = Data.from_rows(
-                rows, validation.weights, model.device, condition=validation.condition
-            )
-            noise = torch.from_numpy(
-                row_noise(hash_rows(rows), model.objective.n_draws, model.n_loss_noise)
-            ).to(model.device)
-
-        records: list[Record] = []
-        before = fitted["_records"]
+        X, weights = fit.rows.X, fit.rows.weights
+        hooks = {
+            "estimator": self,
+            "X": X,
+            "y": X if fit.y is None else fit.y,
+            "metadata": {} if weights is None else {"sample_weight": weights},
+        }
         task = context.call_on_fit_task_begin(**hooks)
         progress = Progress(self.epochs) if self.verbose else None
         divergence = None
@@ -693,30 +751,13 @@ class VAEEstimator(
             task = context.subcontext(task_name="epoch")
             task.call_on_fit_task_begin(**hooks)
 
-        def results() -> dict[str, Any]:
-            return {
-                **fitted,
-                "_records": [*before, *records],
-                "n_iter_": len(records),
-                "best_epoch_": trainer.best_epoch or len(before),
-            }
-
         def current() -> dict[str, Any]:
-            return {**results(), "model_": copy.deepcopy(model)}
+            model = copy.deepcopy(fit.fitted["model_"])
+            return {**fit.attributes(), "model_": model}
 
-        run = train(
-            trainer,
-            on_device,
-            epochs=self.epochs,
-            validation=held_out,
-            validation_noise=noise,
-            patience=self.n_iter_no_change if self.early_stopping else None,
-            tolerance=self.tol,
-            on_epoch_begin=begin_epoch,
-        )
+        run = fit.run(self.epochs, on_epoch_begin=begin_epoch)
         try:
             for record in run:
-                records.append(record)
                 if progress is not None:
                     progress(record)
                 if task.call_on_fit_task_end(
@@ -725,7 +766,7 @@ class VAEEstimator(
                     break
         except KeyboardInterrupt:
             warnings.warn(
-                f"Training interrupted in epoch {len(before) + len(records) + 1}; the "
+                f"Training interrupted in epoch {fit.trainer.n_epochs + 1}; the "
                 "best weights so far are kept.",
                 UserWarning,
                 stacklevel=5,
@@ -734,17 +775,17 @@ class VAEEstimator(
             divergence = str(error)
         finally:
             run.close()
-            trainer.close()
+            fit.trainer.close()
             if progress is not None:
                 progress.close()
 
-        self.__dict__.update(results())
+        self.__dict__.update(fit.attributes())
         self.__dict__.pop("_trainer", None)
-        self._keep_codes(data)
+        self._keep_codes(fit.rows)
         if divergence is not None:
             self._divergence = divergence
-        elif records:
-            self._warn_of_collapse(trainer.n_steps)
+        elif fit.records:
+            self._warn_of_collapse(fit.trainer.n_steps)
         context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
 
     def _split(self, n_rows, weights, seed):
@@ -1257,6 +1298,18 @@ def _positive(weights: np.ndarray | None) -> np.ndarray | None:
     if weights is None or np.all(weights > 0):
         return None
     return np.flatnonzero(weights > 0)
+
+
+def _held_out(
+    validation: TrainingSet, fitted: dict[str, Any]
+) -> tuple[Data, torch.Tensor]:
+    """A validation set on the device, and the noise that belongs to its rows."""
+    model, rows = fitted["model_"], fitted["units_"].standardize(validation.X)
+    data = Data.from_rows(
+        rows, validation.weights, model.device, condition=validation.condition
+    )
+    noise = row_noise(hash_rows(rows), model.objective.n_draws, model.n_loss_noise)
+    return data, torch.from_numpy(noise).to(model.device)
 
 
 def _take(array: Any, rows: np.ndarray | None) -> Any:

@@ -1,0 +1,263 @@
+"""A grid of 3,125 candidates x 3 folds as one computation, against one by one.
+
+    python benchmarks/grid_search.py equality
+    python benchmarks/grid_search.py full --fraction 0.04
+    python benchmarks/grid_search.py small --fraction 0.04
+    python benchmarks/grid_search.py racing
+    python benchmarks/grid_search.py plan --rows 10000 --data mnist
+    python benchmarks/grid_search.py skorch --peers .venv-peers/bin/python
+
+A fraction below 1 takes a random sample of the trainings (all epochs of each) and
+scales; GridSearchCV is always measured on a random sample of candidates and scaled.
+What is sampled is printed. Ours and theirs take turns, so that a machine that is busy
+is busy for both.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import GridSearchCV
+
+from skvae import VAEEstimator, VAEGridSearchCV
+from skvae.datasets import load_digits, load_mnist
+
+EPOCHS = [10, 20, 30, 40, 50]
+FULL = {
+    "batch_size": [50, 100, 200, 300, 500],
+    "learning_rate": [1e-4, 1e-3, 5e-3, 1e-2, 1e-1],
+    "hidden_dim": [100, 200, 400, 600, 800],
+    "latent_dim": [8, 16, 32, 64, 128],
+}
+SMALL = {**FULL, "hidden_dim": [16, 24, 32, 48, 64], "latent_dim": [2, 4, 8, 12, 16]}
+EQUALITY = {
+    "epochs": [5, 10, 20],
+    "batch_size": [50, 100],
+    "learning_rate": [1e-3, 5e-3],
+    "hidden_dim": [32, 200],
+    "latent_dim": [2, 8],
+}
+FOLDS = 3
+VAE = VAEEstimator(random_state=0)
+
+
+def trainings(grid):
+    """All that differ in more than epochs, as single-candidate grids."""
+    names = list(grid)
+    return [dict(zip(names, v, strict=True)) for v in product(*grid.values())]
+
+
+def as_grid(some, epochs=None):
+    return [
+        {**{k: [v] for k, v in one.items()}, "epochs": epochs or [one["epochs"]]}
+        for one in some
+    ]
+
+
+def search(kind, grid, X, n_jobs, **options):
+    started = time.perf_counter()
+    one = kind(VAE, grid, cv=FOLDS, n_jobs=n_jobs, refit=False, **options).fit(X)
+    return one, time.perf_counter() - started
+
+
+def peak_megabytes():
+    kilobytes = [
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    return max(kilobytes) / 1024
+
+
+def warm_up(X, n_jobs):
+    """Start the workers before anything is timed."""
+    search(GridSearchCV, {"epochs": [1, 1]}, X[:200], n_jobs)
+
+
+def equality(X, options):
+    ours, _ = search(VAEGridSearchCV, EQUALITY, X, options.n_jobs)
+    theirs, _ = search(GridSearchCV, EQUALITY, X, options.n_jobs)
+    a, b = (s.cv_results_["mean_test_score"] for s in (ours, theirs))
+    same = list(np.argsort(-a)[:10]) == list(np.argsort(-b)[:10])
+    print(
+        f"{len(a)} candidates x {FOLDS} folds: largest relative difference of "
+        f"mean_test_score {np.nanmax(np.abs(a / b - 1)):.1e} (asked: 1e-3), "
+        f"first ten in the same order: {same}"
+    )
+
+
+def ratio(grid, X, options, **ours_options):
+    """Ours on a sample of trainings, theirs on a sample of candidates, in turns."""
+    rng = np.random.default_rng(options.seed)
+    every = trainings(grid)
+    n_ours = max(1, round(options.fraction * len(every)))
+    ours_sample = [every[i] for i in rng.permutation(len(every))[:n_ours]]
+    n_theirs = options.candidates
+    chosen = rng.choice(len(every) * len(EPOCHS), n_theirs, replace=False)
+    theirs_sample = [
+        {**every[i // len(EPOCHS)], "epochs": EPOCHS[i % len(EPOCHS)]} for i in chosen
+    ]
+    warm_up(X, options.n_jobs)
+    ours, theirs, found = 0.0, 0.0, None
+    for part in range(options.rounds):
+        some = ours_sample[part :: options.rounds]
+        if some:
+            found, seconds = search(
+                VAEGridSearchCV,
+                as_grid(some, EPOCHS),
+                X,
+                options.n_jobs,
+                **ours_options,
+            )
+            ours += seconds
+        some = theirs_sample[part :: options.rounds]
+        if some:
+            theirs += search(GridSearchCV, as_grid(some), X, options.n_jobs)[1]
+    n_candidates = len(every) * len(EPOCHS)
+    ours_scaled = ours * len(every) / n_ours
+    theirs_scaled = theirs * n_candidates / n_theirs
+    print(
+        f"{n_candidates:,} candidates x {FOLDS} folds, n_jobs={options.n_jobs}\n"
+        f"  VAEGridSearchCV  {ours:8.1f} s for {n_ours} of {len(every)} trainings"
+        f" -> {ours_scaled:8.0f} s"
+        + (" (measured in full)" if n_ours == len(every) else " (scaled)")
+        + f"\n  GridSearchCV     {theirs:8.1f} s for {n_theirs} candidates"
+        f" -> {theirs_scaled:8.0f} s (scaled)\n"
+        f"  ratio {theirs_scaled / ours_scaled:.2f}, "
+        f"largest resident process {peak_megabytes():.0f} MB"
+    )
+    if options.out is not None and found is not None and options.rounds == 1:
+        pictures(found, options.out)
+
+
+def pictures(found, folder):
+    """Heat maps of pairs of parameters, and the ten best."""
+    import pandas as pd
+
+    from skvae.plotting import SearchDisplay
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for x, y in (("hidden_dim", "latent_dim"), ("learning_rate", "batch_size")):
+        display = SearchDisplay.from_search(found, x=x, y=y)
+        display.figure_.savefig(folder / f"{x}-{y}.png", dpi=110)
+    table = pd.DataFrame(found.cv_results_["params"])
+    table["elbo"] = found.cv_results_["mean_test_score"]
+    best = table.nlargest(10, "elbo")
+    best.to_csv(folder / "best.csv", index=False)
+    print(best.to_string(index=False))
+    ranges = {
+        name: f"{best[name].min():g} to {best[name].max():g}"
+        for name in best.columns.drop("elbo")
+    }
+    print("ranges of the ten best:", ranges)
+
+
+def racing(X, options):
+    """A race and the exhaustive search of the same trainings; theirs scaled."""
+    rng = np.random.default_rng(options.seed)
+    every = trainings(SMALL if options.small else FULL)
+    n = max(3, round(options.fraction * len(every)))
+    grid = as_grid([every[i] for i in rng.permutation(len(every))[:n]], EPOCHS)
+    warm_up(X, options.n_jobs)
+    race, seconds = search(VAEGridSearchCV, grid, X, options.n_jobs, racing=True)
+    whole, whole_seconds = search(VAEGridSearchCV, grid, X, options.n_jobs)
+    scores = whole.cv_results_["mean_test_score"]
+    best = np.nanmax(scores)
+    found = race.cv_results_["mean_test_score"][race.best_index_]
+    chosen = rng.choice(n * len(EPOCHS), min(options.candidates, n * 5), replace=False)
+    sample = [
+        {
+            **{k: v[0] for k, v in grid[i // 5].items()},
+            "epochs": EPOCHS[i % len(EPOCHS)],
+        }
+        for i in chosen
+    ]
+    theirs = search(GridSearchCV, as_grid(sample), X, options.n_jobs)[1]
+    theirs *= n * len(EPOCHS) / len(sample)
+    print(
+        f"{n} trainings, {n * len(EPOCHS)} candidates x {FOLDS} folds\n"
+        f"  racing {seconds:.1f} s, exhaustive {whole_seconds:.1f} s, GridSearchCV "
+        f"{theirs:.1f} s (scaled from {len(sample)} candidates)\n"
+        f"  ratio to GridSearchCV {theirs / seconds:.2f}; best ELBO {found:.4f} "
+        f"against {best:.4f}, {abs(found / best - 1):.2%} apart"
+    )
+
+
+def plan(X, options):
+    """What the plan says against what a sample of it takes."""
+    rng = np.random.default_rng(options.seed)
+    every = trainings(SMALL if options.small else FULL)
+    n = max(2, round(options.fraction * len(every)))
+    grid = as_grid([every[i] for i in rng.permutation(len(every))[:n]], EPOCHS)
+    warm_up(X, options.n_jobs)
+    one = VAEGridSearchCV(VAE, grid, cv=FOLDS, n_jobs=options.n_jobs, refit=False)
+    table = one.plan(X)
+    print(table.head(12).to_string())
+    said = table.attrs["seconds"]
+    _, took = search(VAEGridSearchCV, grid, X, options.n_jobs)
+    print(
+        f"{n} trainings: plan {said:.1f} s, took {took:.1f} s, {took / said - 1:+.0%}"
+    )
+
+
+def skorch(X, options):
+    """GridSearchCV of a skorch module in the peers' environment, on a sample."""
+    rng = np.random.default_rng(options.seed)
+    every = trainings(FULL)
+    chosen = rng.choice(len(every) * 5, options.candidates, replace=False)
+    sample = [{**every[i // 5], "epochs": EPOCHS[i % 5]} for i in chosen]
+    np.save("/tmp/skvae-digits.npy", X.astype(np.float32))
+    script = Path(__file__).parent / "peers" / "search_skorch.py"
+    arguments = ["/tmp/skvae-digits.npy", json.dumps(sample), str(options.n_jobs)]
+    output = subprocess.run(
+        [options.peers, str(script), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    theirs = json.loads(output.strip().split("\n")[-1])["seconds"]
+    n = max(1, round(options.fraction * len(every)))
+    ours_sample = [every[i] for i in rng.permutation(len(every))[:n]]
+    warm_up(X, options.n_jobs)
+    grid = as_grid(ours_sample, EPOCHS)
+    ours = search(VAEGridSearchCV, grid, X, options.n_jobs)[1]
+    ours_scaled = ours * len(every) / n
+    theirs_scaled = theirs * len(every) * 5 / len(sample)
+    print(
+        f"skorch {theirs:.1f} s for {len(sample)} candidates -> {theirs_scaled:.0f} s; "
+        f"ours {ours:.1f} s for {n} trainings -> {ours_scaled:.0f} s; "
+        f"ratio {theirs_scaled / ours_scaled:.1f} (both scaled)"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = ["equality", "full", "small", "racing", "plan", "skorch"]
+    parser.add_argument("what", choices=what)
+    parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the trainings")
+    parser.add_argument("--candidates", type=int, default=100, help="of GridSearchCV")
+    parser.add_argument("--rounds", type=int, default=1, help="of taking turns")
+    parser.add_argument("--small", action="store_true", help="racing, plan: small nets")
+    parser.add_argument("--n-jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", help="python that has skorch")
+    parser.add_argument("--out", type=Path, help="folder for heat maps and the best")
+    options = parser.parse_args()
+    data = load_digits() if options.data == "digits" else load_mnist("train")
+    X = data.data[: options.rows]
+    if options.what in ("full", "small"):
+        ratio(FULL if options.what == "full" else SMALL, X, options)
+    else:
+        globals()[options.what](X, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Calibration: what steps cost on this machine, on the data's own width.
+
+A few steps of a few of the very runs that are to be planned, alone and stacked; about a
+second of work, of which a cost model is made.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from statistics import mean
+
+import numpy as np
+import torch
+from torch import nn
+
+from .engine import Data
+from .plan import CostModel, Shape
+from .runs import Run, SharedFit
+from .stack import Stack, can_stack, stack_key
+
+# How many runs are measured, in stacks of how many.
+N_POINTS = 5
+SIZES = (1, 8)
+# Steps that are timed together, and how often.
+STEPS, REPEATS = 6, 2
+# Larger models are bound by arithmetic on any processor: nobody asks how they stack.
+MAX_WEIGHTS = 2**17
+# Shorter searches than this, in multiplications, are over before they are measured.
+WORTHWHILE = 3e10
+
+
+def shape_of(run: Run) -> Shape | None:
+    """The shape of a run; None where it cannot even begin."""
+    try:
+        shared = SharedFit(run)
+    except Exception:
+        return None
+    trainer, data = shared.fit.trainer, shared.fit.data
+    modules = trainer.model.network.modules()
+    widths = tuple(
+        (layer.in_features, layer.out_features)
+        for layer in modules
+        if isinstance(layer, nn.Linear)
+    )
+    n_weights = trainer.weights.master.numel()
+    stackable = can_stack(trainer, data)
+    shape = Shape(
+        # Of other networks than stacks of linear layers the weights are what counts.
+        widths if stackable else ((n_weights, 1),),
+        trainer.batch_size,
+        len(data),
+        run.epochs,
+        len(run.evaluations),
+        len(run.evaluations[0].options["test"]),
+        trainer.model.n_training_noise,
+        trainer.precision != torch.float32,
+        stack_key(trainer, data)[1:] if stackable else None,  # but the batch size
+        data.X.device.type,
+    )
+    shared.close()
+    return shape
+
+
+def shapes_of(runs: Sequence[Run]) -> list[Shape | None]:
+    """The shapes of many runs, of which few differ in more than what they ask for."""
+    known: dict[tuple[object, ...], Shape | None] = {}
+    shapes: list[Shape | None] = []
+    for run in runs:
+        options = run.evaluations[0].options
+        n_rows, n_scored = len(options["train"]), len(options["test"])
+        key = (run.training.architecture, n_rows)
+        if key not in known:
+            known[key] = shape_of(run)
+        shape = known[key]
+        if shape is not None:
+            shape = replace(
+                shape,
+                batch_size=run.training.batch_size,
+                epochs=run.epochs,
+                snapshots=len(run.evaluations),
+                n_scored=n_scored,
+            )
+        shapes.append(shape)
+    return shapes
+
+
+def is_worthwhile(shapes: Sequence[Shape]) -> bool:
+    """Whether the search is long enough to measure before it is planned."""
+    products = sum(s.n_rows * s.n_weights * s.epochs for s in shapes)
+    return products > WORTHWHILE
+
+
+def points(shapes: Sequence[Shape | None]) -> list[int]:
+    """Indices of runs that span the sizes of all."""
+    by_size: dict[tuple[int, int, bool], int] = {}
+    for i, shape in enumerate(shapes):
+        if shape is None:
+            continue
+        size = (shape.n_weights, shape.batch_size, shape.low_precision)
+        by_size.setdefault(size, i)
+    ordered = [
+        by_size[key] for key in sorted(by_size, key=lambda k: (k[2], k[0] * k[1]))
+    ]
+    wanted = np.linspace(0, len(ordered) - 1, min(N_POINTS, len(ordered)))
+    return [ordered[round(i)] for i in wanted]
+
+
+def measure(
+    chosen: Sequence[tuple[Run, Shape]],
+) -> Iterator[tuple[str, Shape, int, float]]:
+    """Time steps and scores of some runs.
+
+    Yields
+    ------
+    what : {"step", "begin", "snapshot"}
+    shape : Shape
+    size : int
+        Of the stack.
+    seconds : float
+    """
+    for run, shape in chosen:
+        for size in SIZES:
+            if size > 1 and (shape.kind is None or shape.n_weights > MAX_WEIGHTS):
+                break
+            started = time.perf_counter()
+            shared = [SharedFit(run) for _ in range(size)]
+            yield "begin", shape, 1, (time.perf_counter() - started) / size
+            yield "step", shape, size, _seconds_of_step(shared)
+            if size == 1:
+                for _ in range(2):  # the first warms up
+                    one, evaluation = shared[0], run.evaluations[0]
+                    evaluation = replace(evaluation, estimator=evaluation.configured())
+                    started = time.perf_counter()
+                    one.evaluate(evaluation, None)
+                    seconds = time.perf_counter() - started
+                yield "snapshot", shape, 1, seconds
+            for one in shared:
+                one.close()
+
+
+def _seconds_of_step(shared: Sequence[SharedFit]) -> float:
+    fits = [one.fit for one in shared]
+    size = fits[0].trainer.batch_size
+    few = [_head_of(fit.data, STEPS * size) for fit in fits]
+    steps = -(-len(few[0]) // size)
+    epoch: Callable[[], object]
+    if len(fits) == 1:
+
+        def epoch():
+            fits[0].trainer.train_epoch(few[0], 10**9)
+
+    else:
+        members = [(fit.trainer, data) for fit, data in zip(fits, few, strict=True)]
+        stack = Stack.of(members, [10**6] * len(fits))
+        assert stack is not None
+
+        def epoch():
+            stack.epoch.clear()
+            stack.member(0)(few[0], 10**9)
+
+    times = []
+    for _ in range(1 + REPEATS):
+        started = time.perf_counter()
+        epoch()  # ends by asking for the losses, which waits for a GPU
+        times.append(time.perf_counter() - started)
+    return mean(times[1:]) / steps
+
+
+def _head_of(data: Data, n_rows: int) -> Data:
+    weights = None if data.weights is None else data.weights[:n_rows]
+    condition = None if data.condition is None else data.condition[:n_rows]
+    return Data(data.X[:n_rows], weights, condition)
+
+
+def cost_model(measured: Sequence[tuple[str, Shape, int, float]]) -> CostModel:
+    """The cost model that measurements speak for."""
+    steps = [(shape, n, t) for what, shape, n, t in measured if what == "step"]
+    begin = [t for what, _, _, t in measured if what == "begin"]
+    # seconds = fixed + per product * products, neither below 0
+    scored = [(s, t) for what, s, _, t in measured if what == "snapshot"]
+    products = np.array([s.n_scored * s.n_weights for s, _ in scored], dtype=float)
+    seconds = np.array([t for _, t in scored])
+    slope = 0.0
+    if np.ptp(products) > 0:
+        slope = max(0.0, float(np.polyfit(products, seconds, 1)[0]))
+    return CostModel.fit(
+        steps,
+        run=float(np.median(begin)),
+        scored_product=slope,
+        snapshot=max(1e-4, float(np.mean(seconds - slope * products))),
+    )

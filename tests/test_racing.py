@@ -1,0 +1,133 @@
+"""Races, against hand-made results."""
+
+import numpy as np
+import pytest
+
+from skvae.checkpoint import Checkpoint, States
+from skvae.model_selection import VAEGridSearchCV
+from skvae.racing import Race, rungs_of
+from skvae.runs import gather
+from test_estimator import tiny
+
+
+def test_rungs():
+    assert rungs_of([50, 10, 30, 10]) == [10, 30, 50]
+    assert rungs_of([16]) == [2, 4, 8, 16]
+    assert rungs_of([10, 10]) == [2, 3, 5, 10]
+    assert rungs_of([1]) == [1]
+    assert rungs_of([]) == []
+
+
+def race(grid, tmp_path, X, metric=None):
+    evaluations = VAEGridSearchCV(tiny(), grid, cv=2)._future(X, None)
+    runs, alone = gather(evaluations)
+    assert alone == []
+    return Race(
+        runs,
+        evaluations,
+        {},
+        States(tmp_path),
+        Checkpoint(None, evaluations),
+        metric,
+    )
+
+
+def run_rung(one, rung, score):
+    """Give every part of a rung the score of its learning rate."""
+    parts = one.parts(rung)
+    for part in parts:
+        for e in part.evaluations:
+            value = score(e)
+            one.results[e.index] = {
+                "test_scores": value,
+                "fit_error": "it broke" if value != value else None,
+            }
+        one.keep_state(rung, part.evaluations[-1].index, {"at": rung})
+    return parts
+
+
+def rate(evaluation):
+    return evaluation.options["parameters"]["learning_rate"]
+
+
+def test_the_worst_stop_and_the_others_go_on(tmp_path, digits):
+    grid = {"epochs": [1, 2, 4], "learning_rate": [0.1, 0.2, 0.3, 0.4]}
+    one = race(grid, tmp_path, digits[:60])
+    assert one.rungs == [1, 2, 4]
+    assert len(run_rung(one, 0, rate)) == 8  # four rates, two folds
+    one.stop_worst(0, 0.5)
+    parts = run_rung(one, 1, rate)
+    assert sorted({rate(part.evaluations[0]) for part in parts}) == [0.3, 0.4]
+    assert all(part.with_state().state == {"at": 0} for part in parts)
+    one.stop_worst(1, 0.5)
+    parts = run_rung(one, 2, rate)
+    assert {rate(part.evaluations[0]) for part in parts} == {0.4}
+    one.finish()
+    columns = one.columns()
+    # Candidates in the order of the grid: epochs, then rates.
+    assert columns["rung"] == [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 2]
+    assert columns["n_epochs"] == [1, 1, 1, 1, 1, 1, 2, 2, 1, 1, 2, 4]
+    assert np.flatnonzero(columns["finished"]).tolist() == [0, 1, 2, 3, 6, 7, 11]
+    assert len(one.results) == 24
+    assert not list(tmp_path.iterdir())
+
+
+def test_probes_look_where_no_candidate_is_complete(tmp_path, digits):
+    one = race({"epochs": [8], "learning_rate": [0.1, 0.2]}, tmp_path, digits[:60])
+    assert one.rungs == [1, 2, 4, 8]
+    parts = run_rung(one, 0, rate)
+    probes = [e for part in parts for e in part.evaluations]
+    assert all(e.is_probe and e.epochs == 1 for e in probes)
+    assert len({e.index for e in probes} | set(range(4))) == 8
+    one.stop_worst(0, 0.5)
+    for rung in (1, 2, 3):
+        run_rung(one, rung, rate)
+        one.stop_worst(rung, 0.5)
+    one.finish()
+    assert one.columns() == {
+        "rung": [0, 3],
+        "n_epochs": [1, 8],
+        "finished": [False, True],
+    }
+    assert {one.results[i]["test_scores"] for i in (0, 1)} == {0.1}
+
+
+def test_what_failed_is_last_and_goes_no_further(tmp_path, digits):
+    grid = {"epochs": [1, 2], "learning_rate": [0.1, 0.2, 0.3]}
+    one = race(grid, tmp_path, digits[:60])
+
+    def score(evaluation):
+        value = rate(evaluation)
+        return float("nan") if value == 0.3 else value
+
+    run_rung(one, 0, score)
+    one.stop_worst(0, 0.1)  # a tenth of three is nobody
+    parts = run_rung(one, 1, score)
+    assert {rate(part.evaluations[0]) for part in parts} == {0.1, 0.2}
+    one.finish()
+    assert one.results[10]["fit_error"] == "it broke"
+    assert len(one.results) == 12
+
+
+def test_somebody_always_goes_on(tmp_path, digits):
+    one = race({"epochs": [1, 2]}, tmp_path, digits[:60])
+    run_rung(one, 0, lambda e: 1.0)
+    one.stop_worst(0, 0.99)
+    assert len(run_rung(one, 1, lambda e: 1.0)) == 2
+
+
+def test_one_of_several_scores_decides(tmp_path, digits):
+    grid = {"epochs": [1, 2], "learning_rate": [0.1, 0.2]}
+
+    def score(evaluation):
+        return {"a": rate(evaluation), "b": -rate(evaluation)}
+
+    one = race(grid, tmp_path, digits[:60], metric="b")
+    run_rung(one, 0, score)
+    one.stop_worst(0, 0.5)
+    parts = one.parts(1)
+    assert {rate(part.evaluations[0]) for part in parts} == {0.1}
+    one = race(grid, tmp_path, digits[:60], metric=None)
+    run_rung(one, 0, score)
+    with pytest.raises(ValueError, match=r"name one of them in refit, which is None"):
+        one.stop_worst(0, 0.5)
