@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from skvae import VAEEstimator
+from skvae import ConvNet, FlowMLP, VAEEstimator
+
+# Small ones of the larger kinds, so that tracing them is quick.
+SMALL = {
+    "conv": ConvNet(channels=(4, 8)),
+    "flow_mlp": FlowMLP(n_transforms=1, flow_dim=8),
+}
 
 
 def fitted(likelihood="auto", X=None, **parameters):
@@ -10,6 +16,8 @@ def fitted(likelihood="auto", X=None, **parameters):
     if X is None:
         X = np.random.RandomState(0).uniform(0, 1, (40, 16))
     options = {"latent_dim": 3, "hidden_dim": 8, "epochs": 1, "random_state": 0}
+    if "network" in parameters:
+        parameters["network"] = SMALL.get(parameters["network"], parameters["network"])
     vae = VAEEstimator(likelihood=likelihood, **{**options, **parameters})
     return vae.fit(X)
 

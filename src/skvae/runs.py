@@ -415,7 +415,7 @@ class SharedFit:
             vae._divergence = divergence
             vae._raise_divergence()
         if self.codes:
-            vae._keep_codes(self.fit.rows.X)
+            vae._keep_codes(self.fit.rows)
         if self.fit.records:
             vae._warn_of_collapse(self.fit.trainer.n_steps)
 

@@ -321,7 +321,12 @@ def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
             inputs.append(metadata.name(part, tensor))
         outputs += [metadata.name(part, tensor) for tensor in PARTS[part][1]]
     module = _All(graphs).eval()
-    with warnings.catch_warnings(), torch.no_grad():
+    # The tracer draws from torch's global generator where a flow is bent.
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
         # In earnest first: what a module makes at first use cannot be made in a trace.
         module(*examples)
         # The exporter warns of names of axes that are renamed below in any case, and
