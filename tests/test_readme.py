@@ -10,7 +10,8 @@ import torch
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-def test_every_block_runs(capsys):
+def test_every_block_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     import matplotlib.pyplot as plt
 
     text = README.read_text("utf-8")

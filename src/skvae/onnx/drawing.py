@@ -174,6 +174,8 @@ def _read(model: Any, part: str | None) -> _Graph:
 
 def _shape(dims: list[int | str], n_draws: str) -> str:
     """A shape as text: N rows, and draws of z for each."""
+    if dims and str(dims[0]) == n_draws:
+        n_draws = ""  # on an axis of their own: the other axis is the rows
 
     def name(dim):
         if isinstance(dim, int):
