@@ -44,12 +44,12 @@ def test_the_compact_view_reads_as_the_model_is_taught(elbo):
     labels = texts(svg, "label")
     encoder = ["Linear 16 → 8", "ReLU", "Linear 8 → 5", "ReLU", "Linear 5 → 6"]
     decoder = ["Linear 3 → 5", "ReLU", "Linear 5 → 8", "ReLU", "Linear 8 → 16"]
-    loss = ["KL(q(z|x) ‖ p(z))", "−log p(x|z)", "ELBO = log p(x|z) − KL"]  # noqa: RUF001
-    posterior = ["mean, log-variance", "z = mean + σ · noise"]  # noqa: RUF001
+    loss = ["KL(q(z|x) ‖ p(z))", "−log p(x|z)", "ELBO = log p(x|z) − KL"]
+    posterior = ["mean, log-variance", "z = mean + σ · noise"]
     ends = ["X", "noise", "elbo", "reconstruction", "kl", "clip to the support"]
     assert sorted(labels) == sorted([*encoder, *posterior, *decoder, *loss, *ends])
     shapes = texts(svg, "shape")
-    assert {"N × 16", "N × 6", "4 × N × 3", "N × 3", "4·N × 5", "N"} <= set(shapes)  # noqa: RUF001
+    assert {"N × 16", "N × 6", "4 × N × 3", "N × 3", "4·N × 5", "N"} <= set(shapes)
 
 
 def test_the_full_view_has_every_node(elbo):
@@ -121,7 +121,7 @@ def test_any_graph_is_drawn():
     onnx.checker.check_model(model)
     svg = draw(model)
     assert "Conv 1 → 4" in texts(svg, "label")
-    assert "3 × 3, stride 2" in texts(svg, "note")  # noqa: RUF001
+    assert "3 × 3, stride 2" in texts(svg, "note")
     assert texts(svg, "label").count("ReLU") == 1
 
 
