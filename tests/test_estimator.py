@@ -976,7 +976,7 @@ def test_bad_parameters_are_refused_at_fit_by_name(name, value):
         ({"network": MLP(activation="sine")}, "'activation' parameter of MLP"),
         ({"network": MLP(dropout=1.0)}, "'dropout' parameter of MLP"),
         ({"likelihood": Gaussian(scale=-1)}, "'scale' parameter of Gaussian"),
-        ({"likelihood": Gaussian(scale="row")}, "'scale' parameter of Gaussian"),
+        ({"likelihood": Gaussian(scale="column")}, "'scale' parameter of Gaussian"),
         ({"likelihood": Gaussian(min_scale=0)}, "'min_scale' parameter of Gaussian"),
         ({"objective": ELBO(beta=-1)}, "'beta' parameter of ELBO"),
         ({"objective": ELBO(beta="a")}, "'beta' parameter of ELBO"),

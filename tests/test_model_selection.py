@@ -857,6 +857,35 @@ def test_in_threads(grey):
     assert_drop_in(ours, theirs)
 
 
+class KilledWorker(Exception):
+    """As distributed calls it."""
+
+
+def test_work_of_a_lost_worker_goes_out_again(grey, monkeypatch):
+    grid = {"latent_dim": [1, 2, 3]}
+    theirs = GridSearchCV(tiny(), grid, cv=2).fit(grey)
+    losses = []
+
+    class Losing(model_selection.Parallel):
+        def __call__(self, tasks):
+            for n, result in enumerate(super().__call__(tasks)):
+                if n == 1 and len(losses) < limit:
+                    losses.append(n)
+                    raise KilledWorker
+                yield result
+
+    monkeypatch.setattr(model_selection, "Parallel", Losing)
+    limit = 2
+    with joblib.parallel_config("threading", n_jobs=2):
+        ours = VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1).fit(grey)
+    assert len(losses) == 2
+    assert_drop_in(ours, theirs)
+    limit = 99
+    search = VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1)
+    with joblib.parallel_config("threading", n_jobs=2), pytest.raises(KilledWorker):
+        search.fit(grey)
+
+
 def test_a_cluster_of_which_a_worker_dies(grey):
     distributed = pytest.importorskip("distributed")
     state = random.getstate()  # which the cluster's client stirs

@@ -61,8 +61,8 @@ MEMBERS = [
 class Deep(MLP):
     """A network of the user's."""
 
-    def __init__(self, activation="tanh", extra=None):
-        super().__init__(activation)
+    def __init__(self, activation="tanh", layer_norm=False, dropout=0.0, extra=None):
+        super().__init__(activation, layer_norm, dropout)
         self.extra = extra
 
 

@@ -67,11 +67,11 @@ class TestContract:
         assert result.pvalue > 1e-3
 
     def test_density_integrates_to_one_in_two_dimensions(self, name):
-        line = torch.linspace(-10, 10, 401)
+        line = torch.linspace(-10, 10, 1001)  # a spline's slopes can be steep
         grid = torch.cartesian_prod(line, line)
         with torch.no_grad():
             density = SPECS[name].log_prob(grid, **arguments(name, 2)).double().exp()
-        assert density.sum().item() * 0.05**2 == pytest.approx(1, abs=2e-3)
+        assert density.sum().item() * 0.02**2 == pytest.approx(1, abs=2e-3)
 
     def test_draws_agree_with_the_density_in_two_dimensions(self, name):
         """Two ways to E[log p] and to the means: by draws, and on a grid."""

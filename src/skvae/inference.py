@@ -35,7 +35,7 @@ class FittedModel:
     def block_rows(self, draws: int = 1) -> int:
         """Rows to take at once so that every layer stays within a block."""
         network = self.model.network
-        widest = max(max(p.shape) for p in network.parameters())
+        widest = max(max(p.shape, default=1) for p in network.parameters())
         # A convolution's weights do not tell how wide it is.
         widest = max(widest, getattr(network, "n_widest", 0))
         return max(1, BLOCK // (widest * draws))

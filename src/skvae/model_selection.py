@@ -145,6 +145,16 @@ class _Session:
             column[:] = [column[c] for c in candidates]
 
 
+# How often work goes out again of which a worker died.
+ATTEMPTS = 3
+LOST_WORKER = {"CancelledError", "KilledWorker", "BrokenExecutor"}
+
+
+def _is_lost_worker(error: Exception) -> bool:
+    """Whether a backend says that a process died, by the names that they use."""
+    return any(kind.__name__ in LOST_WORKER for kind in type(error).__mro__)
+
+
 class _SharedTraining(BaseSearchCV):
     """What the two searches have in common; stands before scikit-learn's class."""
 
@@ -301,14 +311,23 @@ class _SharedTraining(BaseSearchCV):
                     yield i, dict([pair])
             return
         options = {"n_jobs": self.n_jobs, "pre_dispatch": self.pre_dispatch}
-        try:
-            parallel = Parallel(**options, return_as="generator_unordered")
-        except ValueError:  # a backend that gives everything at the end
-            parallel = Parallel(**options)
-        yield from parallel(
-            delayed(_unpack)(i, function, *_parcel(items))
-            for i, (function, items) in enumerate(work)
-        )
+        left = dict(enumerate(work))
+        for attempt in range(ATTEMPTS):
+            try:
+                parallel = Parallel(**options, return_as="generator_unordered")
+            except ValueError:  # a backend that gives everything at the end
+                parallel = Parallel(**options)
+            try:
+                for i, results in parallel(
+                    delayed(_unpack)(i, function, *_parcel(items))
+                    for i, (function, items) in list(left.items())
+                ):
+                    del left[i]
+                    yield i, results
+                return
+            except Exception as error:
+                if not _is_lost_worker(error) or attempt == ATTEMPTS - 1:
+                    raise
 
     # ------------------------------------------------------------------ planning
 
