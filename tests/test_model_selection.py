@@ -869,7 +869,7 @@ def test_work_of_a_lost_worker_goes_out_again(grey, monkeypatch):
     class Losing(model_selection.Parallel):
         def __call__(self, tasks):
             results = list(super().__call__(tasks))
-            if len(losses) < limit:
+            if results and len(losses) < limit:
                 losses.append(len(results))
                 yield results[0]
                 raise KilledWorker
@@ -879,7 +879,7 @@ def test_work_of_a_lost_worker_goes_out_again(grey, monkeypatch):
     limit = 2
     with joblib.parallel_config("threading", n_jobs=2):
         ours = VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1).fit(grey)
-    assert losses[1] == losses[0] - 1  # what had come did not go out again
+    assert losses == [6, 5]  # what had come did not go out again
     assert_drop_in(ours, theirs)
     limit = 99
     search = VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1)
