@@ -203,7 +203,8 @@ def _pandas_series(column: Column, values: Any) -> Any:
         return pandas.Categorical(
             values, categories=column.values, ordered=column.ordered
         )
-    return pandas.Series(values).astype(column.dtype)
+    dtype: Any = column.dtype
+    return pandas.Series(values).astype(dtype)
 
 
 def _polars_series(column: Column, values: Any) -> Any:
