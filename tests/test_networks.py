@@ -471,7 +471,8 @@ def test_levels_merge_in_proportion_to_their_precisions(two_levels):
     x, noise = random(4, 16).double(), random(5, 4, 5).double()
     posterior = two_levels.infer(x, noise)
     hidden = two_levels.up[0](x)
-    said_mean, said_log_variance = two_levels.heads[0](hidden).chunk(2, dim=-1)
+    said, said_log_variance = two_levels.heads[0](hidden).chunk(2, dim=-1)
+    said_mean = said * said_log_variance.exp()
     top_mean, top_log_variance = two_levels.heads[1](two_levels.up[1](hidden)).chunk(
         2, dim=-1
     )

@@ -20,6 +20,9 @@ from .base import (
     set_bias,
 )
 
+# What the encoder first says of the levels below the top one: 20 times the variance.
+START_LOG_VARIANCE = 3.0
+
 
 class LadderNet(Network):
     r"""Several levels of z, inferred from the top down: a hierarchical VAE.
@@ -31,9 +34,13 @@ class LadderNet(Network):
 
     with Gaussians throughout. A level's posterior merges what the bottom-up pass says
     of it, :math:`\hat\mu, \hat\sigma^2`, with what the level above says, in proportion
-    to their precisions. The prior axis covers the top level. The decoder sees all
-    levels; ``transform`` gives them side by side, in the order of ``latent_dim``. With
-    one level it is the plain VAE.
+    to their precisions; the encoder gives :math:`\hat\mu / \hat\sigma^2`, so that it
+    can say something while it is still unsure. The prior axis covers the top level. The
+    decoder sees all levels; ``transform`` gives them side by side, in the order of
+    ``latent_dim``. With one level it is the plain VAE.
+
+    Train it with a warm-up, such as ``objective=ELBO(warmup=0.3)``: without one, upper
+    levels tend to be given up before they have been of use.
 
     The first deterministic pass has the estimator's ``hidden_dim``; each higher level
     has one hidden layer of its last width.
@@ -94,6 +101,12 @@ class LadderNet(Network):
             )
             heads.append(linear(top_width, 2 * above, generator))
             down.append(dense([above, top_width, 2 * width], activation, generator))
+        for head in heads[:-1]:
+            assert isinstance(head, nn.Linear)
+            # The encoder starts unsure: a posterior as wide as what it is measured by
+            # costs nothing, and is not given up before it has been of use.
+            with torch.no_grad():
+                head.bias[len(head.bias) // 2 :] += START_LOG_VARIANCE
         return LadderModule(up, heads, down, decoder, latent_dim, n_outputs)
 
 
@@ -176,12 +189,12 @@ class LadderModule(nn.Module):
         priors: list[tuple[Tensor, Tensor]] = []
         for i in reversed(range(len(self.down))):
             prior_mean, prior_log_variance = self._below(i, levels[0].z)
-            mean, log_variance = said[i]
+            weighted_mean, log_variance = said[i]
             log_variance = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
-            # Merged in proportion to the precisions, all in logarithms.
-            share = torch.sigmoid(prior_log_variance - log_variance)
-            merged_mean = prior_mean + share * (mean - prior_mean)
+            # Precisions add up, and so do means times their precisions.
             merged = -torch.logaddexp(-log_variance, -prior_log_variance)
+            prior_share = torch.exp(merged - prior_log_variance)
+            merged_mean = prior_share * prior_mean + torch.exp(merged) * weighted_mean
             levels.insert(0, GaussianPosterior.draw(merged_mean, merged, noises[i]))
             priors.insert(0, (prior_mean, prior_log_variance))
         means = [q.mean if q.mean.ndim == 2 else q.mean.mean(0) for q in levels]
