@@ -877,13 +877,18 @@ def test_work_of_a_lost_worker_goes_out_again(grey, monkeypatch):
 
     monkeypatch.setattr(model_selection, "Parallel", Losing)
     limit = 2
-    with joblib.parallel_config("threading", n_jobs=2):
+    # As always, warnings.catch_warnings in two threads at once forgets what was.
+    with warnings.catch_warnings(), joblib.parallel_config("threading", n_jobs=2):
         ours = VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1).fit(grey)
     assert losses == [6, 5]  # what had come did not go out again
     assert_drop_in(ours, theirs)
     limit = 99
     search = VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1)
-    with joblib.parallel_config("threading", n_jobs=2), pytest.raises(KilledWorker):
+    with (
+        warnings.catch_warnings(),
+        joblib.parallel_config("threading", n_jobs=2),
+        pytest.raises(KilledWorker),
+    ):
         search.fit(grey)
 
 
