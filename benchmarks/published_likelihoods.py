@@ -1,16 +1,17 @@
 """Likelihoods on MNIST beside the published ones, and networks and priors compared.
 
     python benchmarks/published_likelihoods.py vae iwae5 --epochs 1000
-    python benchmarks/published_likelihoods.py vae vamp --epochs 40 --rows 2000 --samples 500
-    python benchmarks/published_likelihoods.py level levels --rows 2000 --samples 500
+    python benchmarks/published_likelihoods.py vae vamp --epochs 40 --rows 2000
+    python benchmarks/published_likelihoods.py level levels --rows 2000
     python benchmarks/published_likelihoods.py mlp conv neighbours
 
 The first three are 784-200-200-50 with tanh under dynamic binarization (a new draw of
 every pixel each epoch), batch 100, 2e-3 falling to 0 along a cosine, seed 0; log p(x)
 of the test set, binarized once with seed 0, by K importance samples. "level" and
 "levels" compare a hierarchy with one level on a single draw of the training set, with a
-warm-up. The last three are on grey values. Results are appended to a file of JSON lines, with K, seed and minutes;
-the curve goes to standard output. A run that is stopped goes on from its checkpoint.
+warm-up. The last three are on grey values. Results are appended to a file of JSON
+lines, with K (``--samples``), seed and minutes; the curve goes to standard output. A run
+that is stopped goes on from its checkpoint.
 """
 
 import argparse
