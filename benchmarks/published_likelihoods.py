@@ -10,7 +10,7 @@ every pixel each epoch), batch 100, 2e-3 falling to 0 along a cosine, seed 0; lo
 of the test set, binarized once with seed 0, by K importance samples. "level" and
 "levels" compare a hierarchy with one level on a single draw of the training set, with a
 warm-up. The last three are on grey values. Results are appended to a file of JSON
-lines, with K (``--samples``), seed and minutes; the curve goes to standard output. A run
+lines, with K (``--samples``), seed, minutes; the curve goes to standard output. A run
 that is stopped goes on from its checkpoint.
 """
 
