@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from .engine import Data
 from .plan import CostModel, Shape
 from .runs import Run, SharedFit
 from .stack import Stack, can_stack, stack_key
@@ -141,7 +140,7 @@ def measure(
 def _seconds_of_step(shared: Sequence[SharedFit]) -> float:
     fits = [one.fit for one in shared]
     size = fits[0].trainer.batch_size
-    few = [_head_of(fit.data, STEPS * size) for fit in fits]
+    few = [fit.data.take(slice(STEPS * size)) for fit in fits]
     steps = -(-len(few[0]) // size)
     epoch: Callable[[], object]
     if len(fits) == 1:
@@ -164,12 +163,6 @@ def _seconds_of_step(shared: Sequence[SharedFit]) -> float:
         epoch()  # ends by asking for the losses, which waits for a GPU
         times.append(time.perf_counter() - started)
     return mean(times[1:]) / steps
-
-
-def _head_of(data: Data, n_rows: int) -> Data:
-    weights = None if data.weights is None else data.weights[:n_rows]
-    condition = None if data.condition is None else data.condition[:n_rows]
-    return Data(data.X[:n_rows], weights, condition)
 
 
 def cost_model(measured: Sequence[tuple[str, Shape, int, float]]) -> CostModel:

@@ -8,6 +8,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from ._compat import fit_context, num_samples
+from .checks import check_codes
 from .estimator import VAEEstimator, draw_like
 
 
@@ -223,7 +224,7 @@ class ConditionalVAEEstimator(VAEEstimator):
             If y is missing or unknown.
         """
         fitted = self._fitted
-        Z = self._check_codes(Z)
+        Z = check_codes(Z, self.model_.latent_dim)
         return fitted.decode(Z, condition=self._condition_of(y, len(Z)))
 
     def sample(

@@ -78,6 +78,16 @@ class Data:
     def __len__(self) -> int:
         return len(self.X)
 
+    def take(self, rows: Tensor | slice) -> "Data":
+        """Some of the rows, by their indices or a slice."""
+
+        def of(tensor):
+            if tensor is None or isinstance(rows, slice):
+                return None if tensor is None else tensor[rows]
+            return tensor.index_select(0, rows)
+
+        return Data(of(self.X), of(self.weights), of(self.condition))
+
 
 @dataclass(kw_only=True)
 class Record:
@@ -288,11 +298,12 @@ class Trainer:
                 rows = order[start : start + size]
                 if total_steps is not None:
                     rate, progress = self.pace(self.n_steps, total_steps)
+                some = data.take(rows)
                 batch = Batch(
-                    data.X.index_select(0, rows),
+                    some.X,
                     next(noise),
-                    None if data.weights is None else data.weights[rows],
-                    None if data.condition is None else data.condition[rows],
+                    some.weights,
+                    some.condition,
                     n_rows=len(data),
                     progress=progress,
                 )
@@ -368,11 +379,12 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(data), 1024):
                 rows = slice(start, start + 1024)
+                some = data.take(rows)
                 batch = Batch(
-                    data.X[rows].float(),
+                    some.X.float(),
                     noise[:, rows],
-                    None if data.weights is None else data.weights[rows],
-                    None if data.condition is None else data.condition[rows],
+                    some.weights,
+                    some.condition,
                     n_rows=len(data),
                 )
                 loss, terms = self.model.loss(batch)
@@ -468,8 +480,8 @@ def train(
 
     The best epoch has the lowest validation loss, or the lowest training loss where
     there is no validation set, among those that began after the objective's warm-up.
-    Whoever iterates may stop at any time, by ``close()`` or
-    by an exception such as KeyboardInterrupt: the best weights so far are in place.
+    Whoever iterates may stop at any time, by ``close()`` or by an exception such as
+    KeyboardInterrupt: the best weights so far are in place.
 
     Parameters
     ----------

@@ -32,6 +32,7 @@ from ._compat import (
     release_pages,
     safe_indexing,
 )
+from .checks import check_codes, check_count, fresh_if_none
 from .device import resolve_device, resolve_precision
 from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
 from .inference import FittedModel
@@ -519,11 +520,11 @@ class VAEEstimator(
 
     def _check_training_data(self, X, y, sample_weight, *, reset) -> TrainingSet:
         X, image_shape = _as_rows(X)
-        if not reset:
-            self._check_image_shape(image_shape)
         if reset:
             self._image_shape = image_shape
             self._table = self._look_at_table(X)
+        else:
+            self._check_image_shape(image_shape)
         X = self._validate(X, reset=reset)
         condition = self._check_condition(y, X, reset=reset)
         if sample_weight is None:
@@ -607,12 +608,8 @@ class VAEEstimator(
                 f"{likelihood.support} of {likelihood!r}; use standardize='auto' or "
                 "likelihood='gaussian'."
             )
-        random_state = self.random_state
-        if random_state is None:
-            # Fresh entropy, not NumPy's global generator.
-            random_state = np.random.SeedSequence().generate_state(1)[0]
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        fitted = {
+        seed = _seed(self.random_state)
+        fitted: dict[str, Any] = {
             "network_": self._resolve_network(),
             "likelihood_": likelihood,
             "prior_": resolve(self.prior, PRIORS, "prior", Prior),
@@ -912,16 +909,7 @@ class VAEEstimator(
             In the units and the dtype of the training data.
         """
         fitted = self._fitted
-        return self._restored(fitted.decode(self._check_codes(Z)))
-
-    def _check_codes(self, Z) -> np.ndarray:
-        Z = check_array(Z, dtype=np.float32, input_name="Z")
-        if Z.shape[1] != self.model_.latent_dim:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but latent_dim={self.model_.latent_dim} "
-                "are expected, as transform gives."
-            )
-        return Z
+        return self._restored(fitted.decode(check_codes(Z, self.model_.latent_dim)))
 
     def sample(
         self,
@@ -958,15 +946,13 @@ class VAEEstimator(
 
     def _sample(self, n_samples, random_state, observation_noise, prior, condition):
         fitted = self._fitted
-        _check_count("n_samples", n_samples, 1)
+        check_count("n_samples", n_samples, 1)
         if observation_noise not in ("auto", True, False):
             raise ValueError(
                 f"observation_noise={observation_noise!r} must be 'auto', True or "
                 "False."
             )
-        if random_state is None:
-            random_state = np.random.SeedSequence().generate_state(1)[0]
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        seed = _seed(random_state)
         if isinstance(prior, str) and prior == "model":
             z = fitted.draw_latent(n_samples, torch.Generator().manual_seed(seed))
         else:
@@ -1026,7 +1012,7 @@ class VAEEstimator(
 
     def _interpolate(self, a, b, n_steps, condition):
         fitted = self._fitted
-        _check_count("n_steps", n_steps, 2)
+        check_count("n_steps", n_steps, 2)
         if self._table is not None:
             a, b = self._check(a), self._check(b)
         else:
@@ -1143,7 +1129,7 @@ class VAEEstimator(
 
     def _log_likelihood(self, X, y, n_importance_samples):
         fitted = self._fitted
-        _check_count("n_importance_samples", n_importance_samples, 1)
+        check_count("n_importance_samples", n_importance_samples, 1)
 
         def estimate(block, condition):
             rows = fitted.log_likelihood(block, int(n_importance_samples), condition)
@@ -1251,9 +1237,10 @@ def _as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return X.reshape(len(X), -1), tuple(int(side) for side in shape[1:])
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value!r} must be an int of at least {least}.")
+def _seed(random_state: Any) -> int:
+    return check_random_state(fresh_if_none(random_state)).randint(
+        np.iinfo(np.int32).max
+    )
 
 
 def _rows_of(array: np.ndarray | None, start: int, n_rows: int) -> np.ndarray | None:

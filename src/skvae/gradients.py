@@ -80,8 +80,8 @@ class ExplicitStep:
         into: dict[Tensor, Tensor] = dict(
             zip(model.parameters(), gradients, strict=True)
         )
-        self.encoder = _Layers(model.network.encoder, into)
-        self.decoder = _Layers(model.network.decoder, into)
+        self.encoder = Layers(model.network.encoder, into)
+        self.decoder = Layers(model.network.decoder, into)
         self.likelihood_gradients = {
             name: into[parameter]
             for name, parameter in model.likelihood_parameters.items()
@@ -94,8 +94,8 @@ class ExplicitStep:
             type(network) is MLPModule
             and not network.dropout
             and all(parameter.requires_grad for parameter in network.parameters())
-            and _Layers.understands(network.encoder)
-            and _Layers.understands(network.decoder)
+            and Layers.understands(network.encoder)
+            and Layers.understands(network.decoder)
             and type(objective) is ELBO
             and objective.is_weighted_sum
             and type(model.prior) is StandardNormal
@@ -139,8 +139,8 @@ class ExplicitStep:
         return Rows(reconstruction + weight * kl, reconstruction, kl, mean)
 
 
-class _Layers:
-    """A stack of linear layers that keeps what its backward pass needs."""
+class Layers:
+    """Linear layers in a row that keep what their backward pass needs."""
 
     def __init__(self, layers: nn.Sequential, into: dict[Tensor, Tensor]):
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
@@ -166,11 +166,20 @@ class _Layers:
             and set(kinds[1::2]) in (set(), {nn.ReLU}, {nn.Tanh})
         )
 
+    def affine(self, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """What a layer does."""
+        return torch.addmm(bias, x, weight.t())
+
+    def write_gradients(self, i: int, slope: Tensor, x: Tensor) -> None:
+        """The gradients of layer i, from that of its output and its input."""
+        torch.mm(slope.t(), x, out=self.weight_gradients[i])
+        torch.sum(slope, 0, out=self.bias_gradients[i])
+
     def forward(self, x: Tensor) -> Tensor:
         self.inputs = [x]
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.addmm(bias, x, weight.t())
+            x = self.affine(bias, x, weight)
             if i < last:
                 x = x.tanh_() if self.tanh else x.relu_()
                 self.inputs.append(x)
@@ -180,11 +189,10 @@ class _Layers:
         """From d loss / d output: write all gradients, return d loss / d input."""
         for i in reversed(range(len(self.weights))):
             x = self.inputs[i]
-            torch.mm(slope.t(), x, out=self.weight_gradients[i])
-            torch.sum(slope, 0, out=self.bias_gradients[i])
+            self.write_gradients(i, slope, x)
             if i == 0 and not need_input:
                 break
-            slope = slope.mm(self.weights[i])
+            slope = slope @ self.weights[i]
             if i > 0 and self.tanh:
                 slope = torch.ops.aten.tanh_backward(slope, x)
             elif i > 0:

@@ -1,6 +1,5 @@
 """Numbers about fitted estimators, and about codes and the factors behind the data."""
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import check_array, check_consistent_length
 
+from .checks import check_count, fresh_if_none
 from .estimator import unwrap
 from .spec import LOG_2_PI
 
@@ -357,8 +357,7 @@ def mutual_information_gap(codes: Any, factors: Any, n_bins: int = 20) -> float:
     >>> mutual_information_gap(mixed, factors)
     0.0
     """
-    if not isinstance(n_bins, Integral) or n_bins < 2:
-        raise ValueError(f"n_bins={n_bins!r} must be an int of at least 2.")
+    check_count("n_bins", n_bins, 2)
     codes, factors = _check_codes_and_factors(codes, factors)
     cut = [_cut(code, n_bins) for code in codes.T]
     gaps = []
@@ -465,9 +464,7 @@ def disentanglement_completeness_informativeness(
     {'disentanglement': 1.0, 'completeness': 1.0, 'informativeness': 1.0}
     """
     codes, factors = _check_codes_and_factors(codes, factors)
-    if random_state is None:
-        # Fresh entropy, not NumPy's global generator.
-        random_state = np.random.SeedSequence().generate_state(1)[0]
+    random_state = fresh_if_none(random_state)
     columns, scores = [], []
     for factor in factors.T:
         forest = (

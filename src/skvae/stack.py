@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ._compat import adam_step
 from .device import training
 from .engine import ACTIVE_VARIANCE, Data, Record, Trainer, constant
-from .gradients import ExplicitStep
+from .gradients import ExplicitStep, Layers
 from .likelihoods import Likelihood
 from .networks import MAX_LOG_VARIANCE
 
@@ -214,10 +214,10 @@ class Stack:
         n_encoder = len(_explicit(first).encoder.weights)
         n_network = 2 * len(widest)
         tanh = (_explicit(first).encoder.tanh, _explicit(first).decoder.tanh)
-        self.encoder = _Layers(
+        self.encoder = _StackedLayers(
             seen[: 2 * n_encoder], gradients[: 2 * n_encoder], tanh[0]
         )
-        self.decoder = _Layers(
+        self.decoder = _StackedLayers(
             seen[2 * n_encoder : n_network],
             gradients[2 * n_encoder : n_network],
             tanh[1],
@@ -414,7 +414,7 @@ class Stack:
         self.n_steps += 1
 
 
-class _Layers:
+class _StackedLayers(Layers):
     """Linear layers of M models, weights (M, out, in), with their backward pass."""
 
     def __init__(self, values: list[Tensor], gradients: list[Tensor], tanh: bool):
@@ -423,29 +423,12 @@ class _Layers:
         self.tanh = tanh
         self.inputs: list[Tensor] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.inputs = [x]
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-            if i < last:
-                x = x.tanh_() if self.tanh else x.relu_()
-                self.inputs.append(x)
-        return x
+    def affine(self, bias, x, weight):
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
-    def backward(self, slope: Tensor, *, need_input: bool = True) -> Tensor:
-        for i in reversed(range(len(self.weights))):
-            x = self.inputs[i]
-            self.weight_gradients[i].copy_(torch.bmm(slope.transpose(1, 2), x))
-            self.bias_gradients[i].copy_(slope.sum(1))
-            if i == 0 and not need_input:
-                break
-            slope = torch.bmm(slope, self.weights[i])
-            if i > 0 and self.tanh:
-                slope = torch.ops.aten.tanh_backward(slope, x)
-            elif i > 0:
-                slope = torch.ops.aten.threshold_backward(slope, x, 0)
-        return slope
+    def write_gradients(self, i, slope, x):
+        self.weight_gradients[i].copy_(torch.bmm(slope.transpose(1, 2), x))
+        self.bias_gradients[i].copy_(slope.sum(1))
 
 
 def _explicit(trainer: Trainer) -> ExplicitStep:

@@ -140,7 +140,7 @@ class Table:
                 f"X must be a data frame with the columns that fit saw, {names}; got "
                 f"{list(getattr(X, 'columns', [type(X).__name__]))}."
             )
-        return np.hstack([c.encode(_values(X[c.name])) for c in self.columns])
+        return np.hstack([c.encode(np.asarray(X[c.name])) for c in self.columns])
 
     def decode(self, array: np.ndarray) -> Any:
         """A data frame with the dtypes and categories that fit saw, from (N, D)."""
@@ -220,7 +220,7 @@ def _polars_series(column: Column, values: Any) -> Any:
 
 
 def _look_at(series: Any, name: Any, family: Any) -> Column:
-    column, dtype = _values(series), str(series.dtype)
+    column, dtype = np.asarray(series), str(series.dtype)
     kind = _kind(column, dtype)
     if family is None:
         family = {"bool": "binary", "number": "numeric"}.get(kind, "categorical")
@@ -259,7 +259,3 @@ def _kind(column: np.ndarray, dtype: str) -> str:
     if "categor" in text or "enum" in text:
         return "category"
     return "number" if column.dtype.kind in "iufb" else "text"
-
-
-def _values(series: Any) -> np.ndarray:
-    return np.asarray(series)

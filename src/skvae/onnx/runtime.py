@@ -3,7 +3,6 @@
 import os
 import warnings
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from ..checks import check_codes, check_count, fresh_if_none
 from ..noise import hash_rows, row_noise
 from .metadata import CONDITIONAL, Metadata, require
 
@@ -208,12 +208,7 @@ class OnnxVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             In the units and the dtype of the training data.
         """
         metadata = self.metadata_
-        Z = check_array(Z, dtype=np.float32, input_name="Z")
-        if Z.shape[1] != metadata.latent_dim:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but latent_dim={metadata.latent_dim} "
-                "are expected, as transform gives."
-            )
+        Z = check_codes(Z, metadata.latent_dim)
         condition = self._condition("decoder", y, len(Z))
         X = self._run("decoder", "X_mean", Z=Z, condition=condition)
         return X.astype(metadata.dtype, copy=False)
@@ -271,11 +266,7 @@ class OnnxVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         X : ndarray of shape (n_samples, n_features)
         """
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r} must be an int of at least 1.")
-        if random_state is None:
-            # Fresh entropy, not NumPy's global generator.
-            random_state = np.random.SeedSequence().generate_state(1)[0]
-        normal = check_random_state(random_state).standard_normal
+        check_count("n_samples", n_samples, 1)
+        normal = check_random_state(fresh_if_none(random_state)).standard_normal
         noise = normal((n_samples, self.metadata_.n_prior_noise))
         return self.inverse_transform(self._run("prior", "Z", noise=noise), y)
