@@ -1,11 +1,22 @@
 """Plans are pure functions: hand-made costs, known answers."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skvae.plan import CostModel, Shape, features, makespan, n_bytes, padded, plan
+from skvae.plan import (
+    CostModel,
+    Shape,
+    features,
+    makespan,
+    max_stack,
+    n_bytes,
+    padded,
+    plan,
+)
 
 # A step of any model takes a second, a stack of M takes 1 + M / 10; nothing else costs.
 FLAT = CostModel(
@@ -91,6 +102,20 @@ def test_memory_bounds_a_stack():
     assert all(task.n_bytes <= limit / 2 for task in tasks)
     tasks = plan(shapes, FLAT, memory=1, n_jobs=1)
     assert [len(task.runs) for task in tasks] == [1] * 16
+
+
+def test_the_caches_bound_a_stack_on_a_cpu():
+    # 3 MiB over 25 rows of 4,000 numbers, of 4 bytes or of 2.
+    assert max_stack(shape(hidden=4000, batch_size=100)) == 3 * 2**20 // 400_000 == 7
+    half = shape(hidden=4000, batch_size=100, low_precision=True)
+    assert max_stack(half) == 15
+    assert max_stack(shape(hidden=10**6)) == 1
+    assert max_stack(shape()) == 32
+    assert max_stack(shape(hidden=4000, batch_size=100, device="cuda")) == 512
+
+    cost = CostModel({key: (1.0, 0, 0, 0) for key in product((0, 1), (0, 1))})
+    tasks = plan([shape(hidden=4000, batch_size=100)] * 16, cost, memory=1e12, n_jobs=1)
+    assert max(len(task.runs) for task in tasks) == 6
 
 
 def test_all_workers_have_work():

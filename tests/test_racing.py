@@ -11,7 +11,8 @@ from test_estimator import tiny
 
 
 def test_rungs():
-    assert rungs_of([50, 10, 30, 10]) == [10, 30, 50]
+    assert rungs_of([50, 10, 30, 10]) == [7, 10, 30, 50]
+    assert rungs_of([1, 2, 4]) == [1, 2, 4]
     assert rungs_of([16]) == [2, 4, 8, 16]
     assert rungs_of([10, 10]) == [2, 3, 5, 10]
     assert rungs_of([1]) == [1]

@@ -13,17 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from .plan import CostModel, Shape
+from .plan import CostModel, Shape, max_stack
 from .runs import Run, SharedFit
 from .stack import Stack, can_stack, stack_key
 
-# How many runs are measured, in stacks of how many.
+# How many runs are measured, and the largest stack of one.
 N_POINTS = 5
-SIZES = (1, 8)
+STACK = 8
 # Steps that are timed together, and how often.
 STEPS, REPEATS = 6, 2
-# Larger models are bound by arithmetic on any processor: nobody asks how they stack.
-MAX_WEIGHTS = 2**17
 # Shorter searches than this, in multiplications, are over before they are measured.
 WORTHWHILE = 3e10
 
@@ -118,9 +116,8 @@ def measure(
     seconds : float
     """
     for run, shape in chosen:
-        for size in SIZES:
-            if size > 1 and (shape.kind is None or shape.n_weights > MAX_WEIGHTS):
-                break
+        stack = 1 if shape.kind is None else min(STACK, max_stack(shape))
+        for size in sorted({1, stack}):
             started = time.perf_counter()
             shared = [SharedFit(run) for _ in range(size)]
             yield "begin", shape, 1, (time.perf_counter() - started) / size

@@ -20,8 +20,10 @@ from .units import Units
 ELBO_DRAWS = 4
 # Draws of z that an importance-weighted estimate takes at once.
 IMPORTANCE_BLOCK = 64
-# Numbers that a block of rows may occupy at any one layer: 16 MB in float32.
-BLOCK = 2**22
+# Numbers that a block of rows may occupy at any one layer: what a CPU's caches hold, 2
+# MB in float32. It takes more to keep another device busy.
+BLOCK = 2**19
+TIMES_ELSEWHERE = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class FittedModel:
         widest = max(max(p.shape, default=1) for p in network.parameters())
         # A convolution's weights do not tell how wide it is.
         widest = max(widest, getattr(network, "n_widest", 0))
-        return max(1, BLOCK // (widest * draws))
+        on_cpu = self.model.device.type == "cpu"
+        block = BLOCK if on_cpu else TIMES_ELSEWHERE * BLOCK
+        return max(1, block // (widest * draws))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         # Row by row in memory: torch knows no negative strides, and the order of the

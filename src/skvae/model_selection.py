@@ -509,8 +509,8 @@ class VAEGridSearchCV(_SharedTraining, GridSearchCV):
 
     racing : bool or float, default=False
         Whether candidates race: all start, and at each rung of epochs (those that the
-        candidates ask for; an eighth, a quarter and a half of them where all ask for
-        the same) this fraction of those still running stops, the worst by mean test
+        candidates ask for; before the fewest of them an eighth, a quarter and a half of
+        the most) this fraction of those still running stops, the worst by mean test
         score; True is two thirds. The others go on from where they are. The search is
         then no longer exhaustive: what was stopped keeps the score of where it was,
         and ``cv_results_`` says so in "rung", "n_epochs" and "finished". The best is

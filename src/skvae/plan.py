@@ -13,6 +13,8 @@ from scipy.optimize import nnls
 
 # How many models a stack may hold: beyond it a CPU gains nothing, a GPU still does.
 MAX_STACK = {"cpu": 32, "cuda": 512}
+# What a layer of a stack may occupy on a CPU: its caches hold no more of them.
+MAX_LAYER_BYTES = 3 * 2**20
 # Float32 numbers that a weight costs a run: itself, the best, gradient, two moments,
 # and what a stack and a copy between epochs take beside.
 COPIES = 12
@@ -165,7 +167,19 @@ def padded(shapes: Sequence[Shape]) -> Shape:
         first.epochs,
         noise=max(shape.noise for shape in shapes),
         low_precision=first.low_precision,
+        device=first.device,
     )
+
+
+def max_stack(shape: Shape) -> int:
+    """How many such models a stack may hold, as far as speed is concerned."""
+    most = MAX_STACK.get(shape.device, 32)
+    if shape.device != "cpu":
+        return most
+    widest = max(n_out for _, n_out in shape.widths)
+    layer = min(shape.batch_size, shape.n_rows) * widest
+    layer *= 2 if shape.low_precision else 4
+    return max(1, min(most, MAX_LAYER_BYTES // layer))
 
 
 def n_bytes(shapes: Sequence[Shape]) -> int:
@@ -228,8 +242,7 @@ def plan(
     pieces: list[tuple[int, ...]] = []
     for members in kinds.values():
         members.sort(key=lambda i: (shapes[i].widths, shapes[i].epochs))
-        limit = min(MAX_STACK.get(shapes[members[0]].device, 32), longest)
-        pieces += _cut(members, shapes, cost, memory / n_jobs, limit)
+        pieces += _cut(members, shapes, cost, memory / n_jobs, longest)
     tasks = []
     for piece in pieces:
         stacked = [shapes[i] for i in piece]
@@ -260,7 +273,9 @@ def _cut(
             # Neighbours are ordered: the ends say most of what is between.
             key = (size, piece[0], piece[-1], len(set(piece)))
             if key not in known:
-                fits = size == 1 or n_bytes(piece) <= memory
+                fits = size == 1 or (
+                    size <= max_stack(padded(piece)) and n_bytes(piece) <= memory
+                )
                 known[key] = cost.seconds(piece) if fits else np.inf
             options.append((best[stop - size] + known[key], size))
         seconds, size = min(options)

@@ -22,12 +22,14 @@ from .runs import Evaluation, Run
 def rungs_of(epochs: Sequence[int]) -> list[int]:
     """The epochs at which candidates are compared, given those they ask for.
 
-    These very epochs; where all ask for the same, an eighth, a quarter and a half too.
+    These very epochs; before the first of them an eighth, a quarter and a half of the
+    last, since what is hopeless shows early.
     """
     asked = sorted(set(epochs))
-    if len(asked) != 1:
-        return asked
-    return sorted({-(-asked[0] // part) for part in (8, 4, 2, 1)})
+    if not asked:
+        return []
+    early = {-(-asked[-1] // part) for part in (8, 4, 2)}
+    return sorted({rung for rung in early if rung < asked[0]}.union(asked))
 
 
 class Race:

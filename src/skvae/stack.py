@@ -186,11 +186,13 @@ class Stack:
         # beside the network.
         extra = [tuple(p.shape) for p in first.model.likelihood_parameters.values()]
         blocks = [shape for size in widest for shape in (size, size[:1])] + extra
-        self.positions = [
-            _positions(trainer, blocks, self.latent_dim).to(device)
-            for trainer in self.trainers
-        ]
         length = sum(torch.Size(shape).numel() for shape in blocks)
+        self.positions: list[slice | Tensor] = []
+        for trainer in self.trainers:
+            where = _positions(trainer, blocks, self.latent_dim)
+            # As wide as the widest: a copy, which gathering number by number is not.
+            fills = torch.equal(where, torch.arange(length))
+            self.positions.append(slice(None) if fills else where.to(device))
         self.master = torch.zeros(len(rows), length, device=device)
         self.first_moment, self.second_moment, self.gradient = (
             torch.zeros_like(self.master) for _ in range(3)
