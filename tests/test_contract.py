@@ -220,7 +220,7 @@ def test_choices_that_do_not_go_together_are_refused_before_any_work(
     def no_work(*arguments, **options):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("skvae.estimator.train", no_work)
+    monkeypatch.setattr("skvae.fitting.train", no_work)
     vae = make(names)
     with pytest.raises(ValueError, match="; use ") as error:
         vae.fit(rows_for(names))

@@ -1,4 +1,3 @@
-import os
 import threading
 
 import pytest
@@ -118,6 +117,24 @@ def test_available_memory():
     assert 2**20 < free < 2**50
 
 
-def test_available_memory_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.delattr(os, "sysconf")
-    assert available_memory("cpu") == 2 * 2**30
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "expected"),
+    [
+        ("MemFree: 9 kB\nMemAvailable: 4096 kB\n", None, 2 * 2**20),
+        ("MemAvailable: 4096 kB\n", "max", 2 * 2**20),
+        ("MemAvailable: 4096 kB\n", str(3 * 2**20), 2**20),  # one MiB is in use
+        ("MemFree: 9 kB\n", None, 2 * 2**30),
+        (None, None, 2 * 2**30),
+    ],
+)
+def test_available_memory_is_half_of_what_is_left(
+    meminfo, limit, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(device_module, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(device_module, "GROUP", tmp_path)
+    if meminfo is not None:
+        (tmp_path / "meminfo").write_text(meminfo)
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text(str(2**20))
+    assert available_memory("cpu") == expected

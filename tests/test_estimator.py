@@ -385,22 +385,6 @@ def test_fit_transform_is_fit_then_transform(iris):
     )
 
 
-@pytest.mark.parametrize(
-    ("hidden_dim", "shapes"),
-    [
-        (5, [(5, 4), (4, 5), (5, 2), (4, 5)]),
-        (np.int64(5), [(5, 4), (4, 5), (5, 2), (4, 5)]),
-        ((6, 3), [(6, 4), (3, 6), (4, 3), (3, 2), (6, 3), (4, 6)]),
-        ([6, 3], [(6, 4), (3, 6), (4, 3), (3, 2), (6, 3), (4, 6)]),
-        ((), [(4, 4), (4, 2)]),
-    ],
-)
-def test_hidden_dim_is_the_widths(iris, hidden_dim, shapes):
-    model = tiny(hidden_dim=hidden_dim).fit(iris)
-    got = [tuple(p.shape) for p in model.model_.network.parameters() if p.ndim == 2]
-    assert got == shapes
-
-
 def test_interpolation_goes_from_one_reconstruction_to_the_other(iris):
     model = tiny(epochs=20).fit(iris)
     line = model.interpolate(iris[0], iris[100], n_steps=5)
@@ -1078,19 +1062,6 @@ def test_training_learns(digits):
     assert error < 0.7 * np.square(digits - digits.mean(0)).sum(1).mean()
 
 
-def test_validation_fraction_holds_rows_out(iris):
-    seen = Recorder()
-    model = tiny(validation_fraction=0.2).set_callbacks(seen).fit(iris)
-    assert {len(X) for X in seen.X} == {120}
-    assert model.history_.validation_loss.notna().all()
-    again = tiny(validation_fraction=0.2).fit(iris)
-    np.testing.assert_allclose(
-        model.history_.validation_loss, again.history_.validation_loss, rtol=1e-4
-    )
-    one = tiny(validation_fraction=1e-3).fit(iris)
-    assert one.history_.validation_loss.notna().all()
-
-
 def overfitting(**parameters):
     return tiny(
         latent_dim=4,
@@ -1392,70 +1363,7 @@ def test_an_error_in_a_callback_leaves_the_estimator_as_it_was(iris):
     assert not hasattr(model, "_callback_fit_ctx")
 
 
-# ---------------------------------------------------------- warm_start, partial_fit
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_warm_start_goes_on(iris):
-    model = tiny(warm_start=True, epochs=5).fit(iris)
-    first = weights_of(model)
-    model.set_params(epochs=3, learning_rate=1e-12).fit(iris)
-    for name, weight in weights_of(model).items():
-        assert torch.allclose(weight, first[name], atol=1e-6), name
-    model.set_params(learning_rate=1e-3).fit(iris)
-    assert list(model.history_.epoch) == list(range(1, 12))
-    assert model.n_iter_ == 3
-    assert 9 <= model.best_epoch_ <= 11
-    cold = tiny(warm_start=False, epochs=5).fit(iris).set_params(epochs=3).fit(iris)
-    assert list(cold.history_.epoch) == [1, 2, 3]
-    assert_same_weights(cold, tiny(epochs=3).fit(iris))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"latent_dim": 3},
-        {"hidden_dim": 9},
-        {"hidden_dim": (8, 8)},
-        {"network": MLP(activation="tanh")},
-        {"likelihood": Gaussian(scale="feature")},
-    ],
-)
-def test_warm_start_refuses_another_architecture(iris, change):
-    model = tiny(warm_start=True).fit(iris).set_params(**change)
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"warm_start=True cannot go on"):
-        model.fit(iris)
-    assert_equal(before, snapshot(model))
-    model.set_params(warm_start=False).fit(iris)
-
-
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("width", [1, 3, 5])
-def test_warm_start_refuses_another_number_of_features(likelihood, width):
-    model = tiny(warm_start=True, likelihood=likelihood).fit(GREY)
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=f"{width} features"):
-        model.fit(np.full((20, width), 0.5))
-    assert_equal(before, snapshot(model))
-
-
-def test_warm_start_keeps_the_guess_of_the_first_fit(digits):
-    model = tiny(warm_start=True).fit(digits[:50])
-    with pytest.raises(ValueError, match="outside the support"):
-        model.fit(digits[:50] * 2)
-    assert isinstance(model.likelihood_, Bernoulli)
-
-
-def test_warm_start_holds_out_the_same_rows(iris):
-    # Otherwise the second fit is validated on rows that the first one has learned.
-    seen = Recorder()
-    model = tiny(warm_start=True, validation_fraction=0.2).set_callbacks(seen)
-    model.fit(iris)
-    first = seen.X[0]
-    seen.X.clear()
-    model.fit(iris)
-    assert {row.tobytes() for row in seen.X[0]} == {row.tobytes() for row in first}
+# ---------------------------------------------------------------------- partial_fit
 
 
 def test_partial_fit_learns(digits):

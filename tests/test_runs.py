@@ -1,5 +1,7 @@
 """Runs: what nests, what is shared, and what is left to scikit-learn."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
 from skvae import ELBO, IWAE, MLP, VAEEstimator, runs
+from skvae.checkpoint import States
+from skvae.engine import Trainer
 from skvae.model_selection import VAEGridSearchCV
 from skvae.objectives import Objective
 from skvae.runs import epochs_nest, fit_head, gather, last_steps, train_together
@@ -84,20 +88,27 @@ def test_specs_are_told_apart_by_their_parameters(digits):
         (KMeans(2), {"n_clusters": [2, 3]}),
         (tiny(), {"epochs": [0, "many"]}),
         (tiny(), {"nonsense": [1, 2]}),
-        (
-            make_pipeline(FunctionTransformer(lambda X: X), tiny()),
-            {"vaeestimator__epochs": [1, 2]},
-        ),
         (type("Mine", (VAEEstimator,), {"__module__": "mine"})(), {"epochs": [1, 2]}),
         (tiny().set_callbacks(Listener()), {"epochs": [1, 2]}),
     ],
-    ids=["inside", "other", "bad value", "bad name", "lambda", "subclass", "callback"],
+    ids=["inside", "other", "bad value", "bad name", "subclass", "callback"],
 )
 def test_what_is_left_to_scikit_learn(estimator, grid, digits):
     search = VAEGridSearchCV(estimator, grid, cv=2, scoring=lambda *args: 0.0)
     found, alone = gather(search._future(digits[:60], None))
     assert found == []
     assert len(alone) == 4
+
+
+def test_steps_and_modules_are_told_apart_by_what_they_are(digits):
+    grid = {"vaeestimator__epochs": [1, 2]}
+    for head in (FunctionTransformer(lambda X: X), MinMaxScaler()):
+        pipeline = make_pipeline(head, tiny())
+        assert len(gather(evaluations(pipeline, grid, digits[:60]))[0]) == 2
+    with torch.random.fork_rng():
+        pair = torch.nn.Linear(64, 4), torch.nn.Linear(2, 64)
+    vae = tiny(network=pair)
+    assert len(gather(evaluations(vae, {"epochs": [1, 2]}, digits[:60]))[0]) == 2
 
 
 def test_last_steps():
@@ -170,19 +181,19 @@ class Broken(torch.nn.Module):
 
 
 @pytest.mark.parametrize("keep_states", [False, True])
-def test_what_fails_on_the_way_fails_as_alone(keep_states, digits):
+def test_what_fails_on_the_way_fails_as_alone(keep_states, digits, tmp_path):
     with torch.random.fork_rng():
         pair = (Broken(), torch.nn.Linear(2, 64))
     grid = [{"network": [pair], "epochs": [1, 2]}, {"epochs": [1]}]
     found, alone = gather(evaluations(tiny(), grid, digits[:60]))
-    results = results_of(found, keep_states=keep_states)
+    results = results_of(found, states=States(tmp_path) if keep_states else None)
     results |= dict(runs.evaluate_alone(alone))
     errors = [results[i]["fit_error"] for i in range(6)]
     assert all("cannot be multiplied" in error for error in errors[:4])
     assert errors[4:] == [None, None]
 
 
-def test_a_run_goes_on_where_it_stopped(digits):
+def test_a_run_goes_on_where_it_stopped(digits, tmp_path):
     grid = {"epochs": [2, 5], "learning_rate": [1e-3, 1e-2]}
     found, _ = gather(evaluations(tiny(), grid, digits[:80]))
     whole = results_of(gather(evaluations(tiny(), grid, digits[:80]))[0])
@@ -191,7 +202,7 @@ def test_a_run_goes_on_where_it_stopped(digits):
         batches = [parts] if together else [[part] for part in parts]
         results = {}
         for batch in batches:
-            results |= results_of(batch, keep_states=True)
+            results |= results_of(batch, states=States(tmp_path))
         for run in found:
             state = results["state", run.evaluations[0].index]
             assert len(state["records"]) == 2
@@ -233,3 +244,150 @@ def test_other_errors_are_not_taken_for_it(digits, monkeypatch):
     found, _ = gather(evaluations(tiny(), {"epochs": [1]}, digits[:60]))
     with pytest.raises(RuntimeError, match="something else"):
         results_of(found)
+
+
+class Fussy(StandardScaler):
+    """Cannot be fitted."""
+
+    def fit(self, X, y=None):
+        raise ValueError("not these rows")
+
+
+class Sampling(Pipeline):
+    """A Pipeline of somebody else's."""
+
+
+def test_a_head_that_cannot_be_fitted_fails_as_it_does_alone(digits):
+    pipeline = make_pipeline(Fussy(), tiny())
+    found, alone = gather(evaluations(pipeline, {"tiny__epochs": [1]}, digits[:60]))
+    assert (found, len(alone)) == ([], 2)  # no such parameter: left to scikit-learn
+    grid = {"vaeestimator__epochs": [1, 2]}
+    found, alone = gather(evaluations(pipeline, grid, digits[:60]))
+    for run in found:
+        run.head = fit_head(run)
+        assert run.head is None
+    for result in results_of(found).values():
+        assert "not these rows" in result["fit_error"]
+
+
+def test_pipelines_of_others_are_left_alone(digits):
+    pipeline = Sampling([("scale", StandardScaler()), ("vae", tiny())])
+    found, alone = gather(evaluations(pipeline, {"vae__epochs": [1, 2]}, digits[:60]))
+    assert (found, len(alone)) == ([], 4)
+
+
+def test_all_parts_of_a_training_share_fresh_randomness(digits, tmp_path):
+    vae = tiny(random_state=None, validation_fraction=0.3)
+    found, _ = gather(evaluations(vae, {"epochs": [1, 2]}, digits[:60]))
+    assert len({run.random_state for run in found}) == 2
+    run = found[0]
+    part = runs.replace(run, evaluations=run.evaluations[:1])
+    found = results_of([part], states=States(tmp_path, shared=True))
+    path = found["state", part.evaluations[0].index]
+    before = runs.SharedFit(part)
+    # Even by somebody who has drawn again, as a search does that goes on after a kill.
+    rest = runs.replace(run, state=path, random_state=run.random_state + 1)
+    after = runs.SharedFit(rest)
+    assert torch.equal(before.fit.held_out[0].X, after.fit.held_out[0].X)
+    assert torch.equal(before.fit.data.X, after.fit.data.X)
+    before.close()
+    after.close()
+
+
+def test_evaluations_keep_no_model(digits):
+    found, _ = gather(evaluations(tiny(), {"epochs": [1, 2]}, digits[:60]))
+    results_of(found)
+    for run in found:
+        for evaluation in run.evaluations:
+            assert not hasattr(evaluation.estimator, "model_")
+            evaluation.alone()
+            assert not hasattr(evaluation.estimator, "model_")
+
+
+def test_a_probe_alone_trains_no_further_than_the_rung(digits):
+    grid = {"epochs": [9]}
+    pipeline = make_pipeline(StandardScaler(), tiny(likelihood="gaussian"))
+    for vae, name in ((tiny(), "epochs"), (pipeline, "vaeestimator__epochs")):
+        found, _ = gather(evaluations(vae, {name: grid["epochs"]}, digits[:60]))
+        last = found[0].evaluations[-1]
+        probe, short = (
+            runs.replace(last, epochs=2, is_probe=True).alone(),
+            evaluations(vae, {name: [2]}, digits[:60])[0].alone(),
+        )
+        assert probe["test_scores"] == pytest.approx(short["test_scores"], rel=1e-6)
+
+
+def test_an_interruption_of_a_fit_alone_ends_the_search(digits, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    found, _ = gather(evaluations(tiny(), {"epochs": [2]}, digits[:60]))
+    monkeypatch.setattr("skvae.engine.Trainer.train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(runs.evaluate_alone(found[0].evaluations))
+    with pytest.warns(UserWarning, match="interrupted"):
+        tiny().fit(digits[:60])  # of one fit the best weights are kept
+
+
+def test_members_of_one_fold_hold_its_rows_once(digits, monkeypatch):
+    grid = {"learning_rate": [1e-3, 2e-3, 5e-3], "epochs": [1]}
+    found, _ = gather(evaluations(tiny(), grid, digits[:60]))
+    seen = []
+    original = runs.SharedFit.start
+
+    def start(self, *arguments):
+        seen.append(self.fit.data.X.untyped_storage().data_ptr())
+        original(self, *arguments)
+
+    monkeypatch.setattr(runs.SharedFit, "start", start)
+    results_of(found)
+    assert len(seen) == 6
+    assert len(set(seen)) == 1  # both folds side by side in the stack
+
+
+def test_nothing_refers_to_what_filled_the_memory(digits, monkeypatch):
+    alive = []
+    original = runs.Stack.of
+
+    def of(members, epochs):
+        trainers = [o for o in gc.get_objects() if type(o) is Trainer]
+        alive.append(len(trainers))
+        if len(members) > 1:
+            raise MemoryError
+        return original(members, epochs)
+
+    grid = {"learning_rate": [1e-3, 2e-3], "epochs": [1]}
+    found, _ = gather(evaluations(tiny(), grid, digits[:60]))
+    monkeypatch.setattr(runs.Stack, "of", of)
+    gc.collect()
+    others = sum(type(o) is Trainer for o in gc.get_objects())
+    assert len(results_of(found)) == 4
+    assert [n - others for n in alive[:3]] == [4, 2, 1]
+
+
+def test_who_starts_behind_goes_by_itself(digits, tmp_path, monkeypatch):
+    grid = {"epochs": [1, 2], "learning_rate": [1e-3, 2e-3, 5e-3]}
+    found, _ = gather(evaluations(tiny(), grid, digits[:60]))
+    whole = results_of(gather(evaluations(tiny(), grid, digits[:60]))[0])
+    parts = [runs.replace(run, evaluations=run.evaluations[:1]) for run in found]
+    states = results_of(parts[1:], states=States(tmp_path))
+    rest = [found[0]] + [
+        runs.replace(
+            run,
+            evaluations=run.evaluations[1:],
+            state=states["state", run.evaluations[0].index],
+        )
+        for run in found[1:]
+    ]
+    sizes, original = [], runs.Stack.of
+    monkeypatch.setattr(
+        runs.Stack,
+        "of",
+        lambda members, epochs: sizes.append(len(members)) or original(members, epochs),
+    )
+    results = results_of(rest)
+    assert sorted(sizes) == [1, 5]
+    for index, result in results.items():
+        assert result["test_scores"] == pytest.approx(
+            whole[index]["test_scores"], rel=1e-5
+        )

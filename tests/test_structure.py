@@ -14,13 +14,13 @@ SOURCE = Path(skvae.__file__).parent
 
 # Each file may import files of lower floors only: siblings never import each other.
 FLOORS = [
-    {"_compat", "__init__", "checks", "units", "noise", "plan"},
+    {"_compat", "__init__", "checks", "fingerprint", "units", "noise", "plan"},
     {"spec", "device", "flows"},
     {"networks", "likelihoods", "priors", "objectives"},
     {"model", "tables"},
     {"gradients"},
     {"engine"},
-    {"progress", "inference", "stack", "state"},
+    {"progress", "inference", "stack", "state", "fitting"},
     {"estimator"},
     {"conditional", "runs"},
     {"calibration", "checkpoint"},
@@ -43,6 +43,21 @@ FOLDERS = {
         {"base"},
         {"mlp", "conv", "ladder"},
         {"flow"},
+        {"__init__"},
+    ],
+    "plotting": [
+        {"base"},
+        {"rows"},
+        {
+            "interpolation",
+            "latent_space",
+            "loss_curve",
+            "manifold",
+            "reconstruction",
+            "samples",
+            "search",
+            "traversal",
+        },
         {"__init__"},
     ],
     "onnx": [

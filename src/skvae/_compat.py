@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib.parallel import get_active_backend
 from sklearn.base import _fit_context as fit_context
 from sklearn.callback import ProgressBar
 from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
@@ -39,6 +40,7 @@ __all__ = [
     "fit_and_score",
     "fit_context",
     "has_callbacks",
+    "is_local",
     "num_samples",
     "release_pages",
     "safe_indexing",
@@ -151,6 +153,12 @@ class EstimatorScorer(_BaseScorer):
 def asks_for_the_bound(scorer: Any) -> bool:
     """Whether a scorer asks for nothing but a score of rows (and never samples)."""
     return isinstance(scorer, EstimatorScorer | _PassthroughScorer)
+
+
+def is_local() -> bool:
+    """Whether joblib's workers, as it stands, are processes of this machine."""
+    backend = type(get_active_backend()[0])
+    return backend.__module__ == "joblib._parallel_backends"
 
 
 def has_callbacks(estimator: Any) -> bool:

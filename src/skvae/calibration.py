@@ -27,9 +27,9 @@ WORTHWHILE = 3e10
 
 
 def shape_of(run: Run) -> Shape | None:
-    """The shape of a run; None where it cannot even begin."""
+    """The shape of a run from its beginning; None where it cannot even begin."""
     try:
-        shared = SharedFit(run)
+        shared = SharedFit(replace(run, state=None))
     except Exception:
         return None
     trainer, data = shared.fit.trainer, shared.fit.data
@@ -46,11 +46,14 @@ def shape_of(run: Run) -> Shape | None:
         widths if stackable else ((n_weights, 1),),
         trainer.batch_size,
         len(data),
-        run.epochs,
+        run.epochs - run.start,
         len(run.evaluations),
         len(run.evaluations[0].options["test"]),
         trainer.model.n_training_noise,
         trainer.precision != torch.float32,
+        data.X.shape[1],
+        _rows_of(run),
+        run.start,
         stack_key(trainer, data)[1:] if stackable else None,  # but the batch size
         data.X.device.type,
     )
@@ -58,9 +61,18 @@ def shape_of(run: Run) -> Shape | None:
     return shape
 
 
-def shapes_of(runs: Sequence[Run]) -> list[Shape | None]:
-    """The shapes of many runs, of which few differ in more than what they ask for."""
-    known: dict[tuple[object, ...], Shape | None] = {}
+def _rows_of(run: Run) -> tuple[object, ...]:
+    return run.training.head, run.fold
+
+
+def shapes_of(
+    runs: Sequence[Run], known: dict[tuple[object, ...], Shape | None] | None = None
+) -> list[Shape | None]:
+    """The shapes of many runs, of which few differ in more than what they ask for.
+
+    ``known`` remembers them from one part of the runs to the next.
+    """
+    known = {} if known is None else known
     shapes: list[Shape | None] = []
     for run in runs:
         options = run.evaluations[0].options
@@ -73,9 +85,11 @@ def shapes_of(runs: Sequence[Run]) -> list[Shape | None]:
             shape = replace(
                 shape,
                 batch_size=run.training.batch_size,
-                epochs=run.epochs,
+                epochs=run.epochs - run.start,
                 snapshots=len(run.evaluations),
                 n_scored=n_scored,
+                data=_rows_of(run),
+                start=run.start,
             )
         shapes.append(shape)
     return shapes

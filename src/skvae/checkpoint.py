@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import joblib
 
 from . import __version__
+from .fingerprint import fingerprint
 from .runs import Evaluation, parameters_of
 
 
@@ -41,6 +43,7 @@ class Checkpoint:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.common = _common(evaluations[0])
+        self.folds: dict[int, str] = {}
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("*.json")):
             found.update(json.loads(path.read_text("utf-8")))
@@ -52,15 +55,14 @@ class Checkpoint:
         """Look whether there is a result of this evaluation."""
         if self.folder is None:
             return
-        options = evaluation.options
-        key = joblib.hash(
-            (
-                self.common,
-                options["parameters"],
-                options["train"],
-                options["test"],
-                evaluation.epochs if evaluation.is_probe else None,
-            )
+        options, fold = evaluation.options, evaluation.fold
+        if fold not in self.folds:
+            self.folds[fold] = fingerprint(options["train"], options["test"])
+        key = fingerprint(
+            self.common,
+            options["parameters"],
+            self.folds[fold],
+            evaluation.epochs if evaluation.is_probe else None,
         )
         self.keys[evaluation.index] = key
         if key in self.found:
@@ -81,28 +83,14 @@ class Checkpoint:
 def _common(evaluation: Evaluation) -> str:
     """A hash of what all evaluations of a search have in common."""
     options = evaluation.options
-    try:
-        scorer = joblib.hash(options["scorer"])
-    except Exception:  # a function without a name of its own
-        scorer = repr(options["scorer"])
-    return joblib.hash(
-        (
-            __version__,
-            evaluation.X,
-            evaluation.y,
-            type(evaluation.estimator),
-            parameters_of(evaluation.estimator),
-            scorer,
-            *(
-                options[name]
-                for name in (
-                    "fit_params",
-                    "score_params",
-                    "return_train_score",
-                    "error_score",
-                )
-            ),
-        )
+    names = ("scorer", "fit_params", "score_params", "return_train_score")
+    return fingerprint(
+        __version__,
+        evaluation.X,
+        evaluation.y,
+        type(evaluation.estimator),
+        parameters_of(evaluation.estimator),
+        *(options[name] for name in (*names, "error_score")),
     )
 
 
@@ -124,10 +112,12 @@ class States:
     Parameters
     ----------
     folder : Path
+    shared : bool, default=False
+        Whether workers have the folder before them, and write and read for themselves.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, shared: bool = False):
+        self.folder, self.shared = folder, shared
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, key: str, rung: int) -> Path:
@@ -135,12 +125,21 @@ class States:
 
     def clear(self) -> None:
         """Nobody needs them any more."""
-        for path in self.folder.glob("*.state"):
+        for path in self.folder.glob("*.state*"):
             path.unlink()
 
-    def keep(self, key: str, rung: int, state: dict[str, Any]) -> Path:
+    def hand_over(self, state: dict[str, Any]) -> dict[str, Any] | Path:
+        """What a worker sends for a state: where it has written it, or the state."""
+        return self._write(state) if self.shared else state
+
+    def keep(self, key: str, rung: int, state: dict[str, Any] | Path) -> Path:
+        """The file of a state, under the name by which it is found again."""
+        written = state if isinstance(state, Path) else self._write(state)
         path = self.path(key, rung)
-        part = path.with_suffix(".part")
-        joblib.dump(state, part)
-        os.replace(part, path)
+        os.replace(written, path)
         return path
+
+    def _write(self, state: dict[str, Any]) -> Path:
+        part = self.folder / f"{uuid4().hex}.state.part"
+        joblib.dump(state, part)
+        return part

@@ -1,8 +1,9 @@
 """Where the arithmetic runs, and in which precision."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
+from pathlib import Path
 from threading import Lock
 
 import torch
@@ -12,6 +13,8 @@ from ._compat import cpu_has_bfloat16
 # Below this many multiplications a step runs on one thread: a second one saves nothing,
 # and where it is kept from its core every small operation waits for it.
 MULTI_THREAD_MIN_PRODUCTS = 25_000_000
+# Where Linux tells of its memory, and of that of the group that this process is in.
+MEMORY, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # Below this many weights the casts cost more than bfloat16 products save.
 BFLOAT16_MIN_WEIGHTS = 100_000
 
@@ -81,11 +84,32 @@ def available_memory(device: str) -> float:
     """Bytes that may well be used on a kind of device: half of what is free."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2
+    free = _kilobytes_available()
+    if free is None:  # not a system that tells
+        free = 4 * 2**20
+    return min(1024.0 * free, _left_of_group()) / 2
+
+
+def _kilobytes_available() -> int | None:
+    """What Linux would give: what is free, and caches that it can drop."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, AttributeError):  # not a system that tells
-        free = 4 * 2**30
-    return free / 2
+        lines = MEMORY.read_text("ascii").splitlines()
+    except OSError:
+        return None
+    told = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(told[0]) if told else None
+
+
+def _left_of_group() -> float:
+    """What a container, or a job of a cluster, may still take."""
+    try:
+        limit, used = (
+            (GROUP / name).read_text("ascii")
+            for name in ("memory.max", "memory.current")
+        )
+        return float(limit) - float(used)
+    except (OSError, ValueError):  # no group, or "max"
+        return inf
 
 
 _threads_lock = Lock()

@@ -224,6 +224,8 @@ class Trainer:
             "second_moment": self.second_moment,
             "step_count": self.step_count,
         }
+        if torch.equal(self.best, self.weights.master):  # as it usually is
+            del tensors["best"]
         state |= {name: t.cpu().numpy().copy() for name, t in tensors.items()}
         return state | {"generator": self.generator.get_state().numpy()}
 
@@ -232,7 +234,7 @@ class Trainer:
         for name in _COUNTS:
             setattr(self, name, state[name])
         self.weights.master.copy_(torch.tensor(state["master"]))
-        self.best.copy_(torch.tensor(state["best"]))
+        self.best.copy_(torch.tensor(state.get("best", state["master"])))
         self.first_moment.copy_(torch.tensor(state["first_moment"]))
         self.second_moment.copy_(torch.tensor(state["second_moment"]))
         self.step_count.copy_(torch.tensor(state["step_count"]))

@@ -2,9 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from inspect import signature
 from math import nan
 from numbers import Integral, Real
@@ -21,7 +21,7 @@ from sklearn.base import (
 from sklearn.callback import CallbackSupportMixin
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
@@ -30,23 +30,30 @@ from ._compat import (
     check_sample_weight,
     fit_context,
     release_pages,
-    safe_indexing,
 )
-from .checks import check_codes, check_count, fresh_if_none
-from .device import resolve_device, resolve_precision
-from .engine import SCHEDULES, Data, DivergenceError, Record, Trainer, train
+from .checks import check_codes, check_count
+from .device import resolve_device
+from .engine import SCHEDULES, DivergenceError, Record
+from .fitting import (
+    Fit,
+    TrainingSet,
+    as_trained_on,
+    begin,
+    decide,
+    make_trainer,
+    seed_of,
+    untrained,
+)
 from .inference import FittedModel
-from .likelihoods import LIKELIHOODS, Bernoulli, Likelihood, Mixed, guess
-from .model import Architecture, Model, incompatibility
-from .networks import NETWORKS, EncoderDecoder, Network
-from .noise import hash_rows, row_noise
+from .likelihoods import LIKELIHOODS, Likelihood, Mixed
+from .model import Architecture
+from .networks import NETWORKS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, Prior
 from .progress import Progress
-from .spec import resolve
 from .state import flatten, revive
 from .tables import Table
-from .units import Units, column_means
+from .units import Units
 
 # With a code of so many dimensions, at most one of them active after so many steps is
 # no accident of a short training.
@@ -58,80 +65,6 @@ MAX_CODES = 2000
 
 class PosteriorCollapseWarning(UserWarning):
     """The code of a trained model holds next to nothing about x."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Checked rows, with weights and conditions or None."""
-
-    X: np.ndarray
-    weights: np.ndarray | None = None
-    condition: np.ndarray | None = None
-
-    def take(self, rows: np.ndarray | None) -> "TrainingSet":
-        return TrainingSet(
-            _take(self.X, rows), _take(self.weights, rows), _take(self.condition, rows)
-        )
-
-
-@dataclass
-class Fit:
-    """A fit under way.
-
-    Attributes
-    ----------
-    fitted : dict
-        What was decided before the first step, by attribute name.
-    trainer : Trainer
-    rows : TrainingSet
-        What it trains on, in the user's units.
-    y : array-like or None
-    data : Data
-        The rows as the engine has them.
-    held_out : (Data, Tensor) or None
-        The validation set and the noise to evaluate it with.
-    records : list of Record
-    """
-
-    fitted: dict[str, Any]
-    trainer: Trainer
-    rows: TrainingSet
-    y: Any
-    data: Data
-    held_out: tuple[Data, torch.Tensor] | None
-    patience: int | None
-    tolerance: float
-    records: list[Record] = field(default_factory=list)
-
-    def run(self, epochs: int, **options: Any) -> Generator[Record, None, None]:
-        """The epochs, one by one; see :func:`skvae.engine.train` for the options."""
-        validation, noise = self.held_out or (None, None)
-        run = train(
-            self.trainer,
-            self.data,
-            epochs=epochs,
-            validation=validation,
-            validation_noise=noise,
-            patience=self.patience,
-            tolerance=self.tolerance,
-            **options,
-        )
-        try:
-            for record in run:
-                self.records.append(record)
-                yield record
-        finally:
-            run.close()
-
-    def attributes(self) -> dict[str, Any]:
-        """What the estimator has learned so far, by name."""
-        before = self.fitted["_records"]
-        return {
-            **self.fitted,
-            "_records": [*before, *self.records],
-            "n_iter_": len(self.records),
-            "best_epoch_": self.trainer.best_epoch or len(before),
-        }
 
 
 class VAEEstimator(
@@ -330,6 +263,8 @@ class VAEEstimator(
     _table: Table | None = None
     # (channels, height, width) where X came as images.
     _image_shape: tuple[int, ...] | None = None
+    # Whether an interruption is the business of whoever fits this one among others.
+    _within_search = False
 
     _doc_link_module = "skvae"
     _doc_link_template = (
@@ -430,31 +365,15 @@ class VAEEstimator(
             self._train(self._begin(X, y, sample_weight, X_val, y_val), context)
         self._raise_divergence()
 
-    def _begin(self, X, y, sample_weight, X_val, y_val) -> "Fit":
+    def _begin(self, X, y, sample_weight, X_val, y_val) -> Fit:
         """Everything that comes before the first step."""
         warm = self.warm_start and hasattr(self, "model_")
         data = self._check_training_data(X, y, sample_weight, reset=not warm)
-        fitted = self._start(data, warm=warm)
+        fitted = decide(self, data, warm=warm)
         validation = None
         if X_val is not None:
             validation = self._check_validation(X_val, y_val, fitted)
-        kept, held_out = self._split(len(data.X), data.weights, fitted["_seed"])
-        if held_out is not None:
-            validation = data.take(held_out)
-        data, y = data.take(kept), _take(y, kept)
-        trainer = self._make_trainer(fitted, self.learning_rate_schedule)
-        return Fit(
-            fitted,
-            trainer,
-            data,
-            y,
-            trainer.data(
-                fitted["units_"].standardize(data.X), data.weights, data.condition
-            ),
-            None if validation is None else _held_out(validation, fitted),
-            patience=self.n_iter_no_change if self.early_stopping else None,
-            tolerance=self.tol,
-        )
+        return begin(self, fitted, replace(data, y=y), validation)
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, sample_weight=None):
@@ -487,21 +406,18 @@ class VAEEstimator(
         with _unchanged_on_error(self):
             data = self._check_training_data(X, y, sample_weight, reset=first)
             if first:
-                self.__dict__.update(self._start(data, warm=False))
+                self.__dict__.update(decide(self, data, warm=False))
             else:
                 self.likelihood_.check_support(data.X, columns=self._columns)
-            data = data.take(_positive(data.weights))
+            data = data.take(data.with_weight())
             if not hasattr(self, "_trainer"):
-                self._trainer = self._make_trainer(self.__dict__)
+                self._trainer = make_trainer(self, self.__dict__)
             trainer = self._trainer
             trainer.learning_rate = self.learning_rate
             trainer.batch_size = self.batch_size
             trainer.max_gradient_norm = self.max_gradient_norm
-            rows = self.units_.standardize(data.X)
             try:
-                record = trainer.train_pass(
-                    trainer.data(rows, data.weights, data.condition)
-                )
+                record = trainer.train_pass(as_trained_on(trainer, self.units_, data))
             except DivergenceError as error:
                 del self._trainer
                 self._divergence = str(error)
@@ -586,157 +502,13 @@ class VAEEstimator(
         condition = self._check_condition(y_val, checked, reset=False)
         return TrainingSet(checked, None, condition)
 
-    def _start(self, data: TrainingSet, *, warm: bool) -> dict[str, Any]:
-        """Everything that is decided before the first step, by attribute name."""
-        X, weights = data.X, data.weights
-        if self._table is not None:
-            likelihood = self._table.likelihood
-            likelihood._validate_params()
-        elif isinstance(self.likelihood, str) and self.likelihood == "auto":
-            likelihood = self.likelihood_ if warm else guess(X)
-        else:
-            likelihood = resolve(self.likelihood, LIKELIHOODS, "likelihood", Likelihood)
-        likelihood.check_support(X, columns=self._columns)
-        if warm:
-            return self._start_warm(likelihood, data.condition)
-        standardized = likelihood.standardized(X.shape[1])
-        if not self.standardize:
-            standardized = np.zeros_like(standardized)
-        elif self.standardize is True and not likelihood.real_valued:
-            raise ValueError(
-                f"standardize=True would move the data out of the support "
-                f"{likelihood.support} of {likelihood!r}; use standardize='auto' or "
-                "likelihood='gaussian'."
-            )
-        seed = _seed(self.random_state)
-        fitted: dict[str, Any] = {
-            "network_": self._resolve_network(),
-            "likelihood_": likelihood,
-            "prior_": resolve(self.prior, PRIORS, "prior", Prior),
-            "objective_": resolve(self.objective, OBJECTIVES, "objective", Objective),
-            "units_": (
-                Units.fit(X, weights, self._columns).only(standardized)
-                if standardized.any()
-                else Units.identity(X.shape[1])
-            ),
-            "_seed": seed,
-            "_dtype": X.dtype,
-            "_records": [],
-            "_architecture": self._asked_architecture(data.condition),
-            # Grey values under a Bernoulli: samples are means, as of a picture.
-            "_draws": not (
-                isinstance(likelihood, Bernoulli) and bool(np.any((X > 0) & (X < 1)))
-            ),
-        }
-        mean = column_means(X, weights)
-        spread = np.sqrt(column_means(X, weights, center=mean))
-        units = fitted["units_"]
-        generator = torch.Generator().manual_seed(seed)
-        fitted["model_"] = _build(
-            fitted, units.standardize(mean), spread / units.scale, generator
-        ).to(resolve_device(self.device))
-        return fitted
-
-    def _start_warm(self, likelihood, condition) -> dict[str, Any]:
-        """Go on from what the last fit learned."""
-        asked = (
-            self._asked_architecture(condition),
-            repr(self._resolve_network()),
-            repr(resolve(self.prior, PRIORS, "prior", Prior)),
-            repr(likelihood),
-        )
-        learned = (
-            self._architecture,
-            repr(self.network_),
-            repr(self.prior_),
-            repr(self.likelihood_),
-        )
-        if asked != learned:
-            raise ValueError(
-                f"warm_start=True cannot go on from {learned} with {asked}; keep "
-                "latent_dim, hidden_dim, network, prior and likelihood, or set "
-                "warm_start=False."
-            )
-        model = copy.deepcopy(self.model_)
-        model.objective = resolve(self.objective, OBJECTIVES, "objective", Objective)
-        reason = incompatibility(
-            self.network_, self.likelihood_, self.prior_, model.objective
-        )
-        if reason is not None:
-            raise ValueError(reason)
-        return {
-            **{name: self.__dict__[name] for name in _LEARNED},
-            "objective_": model.objective,
-            "model_": model.to(resolve_device(self.device)),
-        }
-
-    def _resolve_network(self) -> Network:
-        network = self.network
-        if isinstance(network, tuple):
-            if len(network) != 2:
-                raise ValueError(
-                    f"network={network!r} must be a pair (encoder, decoder) of torch "
-                    f"modules; it has {len(network)} items."
-                )
-            network = EncoderDecoder(*network)
-        return resolve(network, NETWORKS, "network", Network)
-
-    def _asked_architecture(self, condition: np.ndarray | None) -> Architecture:
-        """What determines the shapes of the weights, beside the width of x."""
-        latent_dim = self._widths("latent_dim")
-        if not latent_dim:
-            raise ValueError("latent_dim=() has no level; give at least one.")
-        return Architecture(
-            latent_dim=latent_dim,
-            hidden_dim=self._widths("hidden_dim"),
-            n_conditions=0 if condition is None else condition.shape[1],
-            image_shape=self._image_shape,
-        )
-
-    def _widths(self, name: str) -> tuple[int, ...]:
-        value = getattr(self, name)
-        if isinstance(value, Integral):
-            return (int(value),)
-        for width in value:
-            if not isinstance(width, Integral) or width < 1:
-                raise ValueError(
-                    f"{name}={value!r} must be an int or a tuple of ints of at least "
-                    f"1; {width!r} is not."
-                )
-        return tuple(int(width) for width in value)
-
-    def _make_trainer(self, fitted: dict[str, Any], schedule="constant") -> Trainer:
-        model = fitted["model_"]
-        # Every epoch so far moves the seed: to go on is not to repeat order and noise.
-        n_epochs = len(fitted["_records"])
-        seed = np.random.SeedSequence([fitted["_seed"], n_epochs]).generate_state(1)
-        return Trainer(
-            model,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            precision=resolve_precision(
-                self.precision,
-                model.device,
-                exact=(
-                    fitted["network_"].needs_float32
-                    or not model.likelihood.tolerates_rounding
-                ),
-                n_weights=sum(p.numel() for p in model.parameters()),
-            ),
-            generator=torch.Generator().manual_seed(int(seed[0])),
-            n_epochs=n_epochs,
-            schedule=schedule,
-            max_gradient_norm=self.max_gradient_norm,
-            log_scale=fitted["units_"].log_scale,
-        )
-
-    def _train(self, fit: "Fit", context) -> None:
+    def _train(self, fit: Fit, context) -> None:
         """Run the epochs and store what came of them, whatever ended them."""
         X, weights = fit.rows.X, fit.rows.weights
         hooks = {
             "estimator": self,
             "X": X,
-            "y": X if fit.y is None else fit.y,
+            "y": X if fit.rows.y is None else fit.rows.y,
             "metadata": {} if weights is None else {"sample_weight": weights},
         }
         task = context.call_on_fit_task_begin(**hooks)
@@ -762,6 +534,8 @@ class VAEEstimator(
                 ):
                     break
         except KeyboardInterrupt:
+            if self._within_search:
+                raise  # half a fit is no result
             warnings.warn(
                 f"Training interrupted in epoch {fit.trainer.n_epochs + 1}; the "
                 "best weights so far are kept.",
@@ -785,24 +559,6 @@ class VAEEstimator(
             self._warn_of_collapse(fit.trainer.n_steps)
         context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
 
-    def _split(self, n_rows, weights, seed):
-        """Indices of the rows to train on and to hold out; None stands for all, none.
-
-        A row of weight 0 is no row: no epoch may see it.
-        """
-        rows = _positive(weights)
-        if self.validation_fraction is None:
-            return rows, None
-        rows = np.arange(n_rows) if rows is None else rows
-        n_validation = max(1, round(self.validation_fraction * len(rows)))
-        if n_validation >= len(rows):
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows "
-                "leaves none to train on; give more rows or a smaller fraction."
-            )
-        rows = np.random.RandomState(seed).permutation(rows)
-        return rows[n_validation:], rows[:n_validation]
-
     def _raise_divergence(self):
         """Fail after the last finite weights have been stored."""
         cause = self.__dict__.pop("_divergence", None)
@@ -822,6 +578,7 @@ class VAEEstimator(
         """A draw of the aggregate posterior, for ``sample(prior="mixture")``."""
         if len(data.X) > MAX_CODES:
             random_state = np.random.RandomState(self._seed)
+            data = replace(data, y=None)  # whatever that is, and however long
             data = data.take(random_state.choice(len(data.X), MAX_CODES, replace=False))
         self._codes = self._fitted.draw_codes(data.X)
         self._codes_condition = data.condition
@@ -952,7 +709,7 @@ class VAEEstimator(
                 f"observation_noise={observation_noise!r} must be 'auto', True or "
                 "False."
             )
-        seed = _seed(random_state)
+        seed = seed_of(random_state)
         if isinstance(prior, str) and prior == "model":
             z = fitted.draw_latent(n_samples, torch.Generator().manual_seed(seed))
         else:
@@ -1184,43 +941,6 @@ class VAEEstimator(
         self.model_ = model.to(device)
 
 
-# What warm_start takes over as it is.
-_LEARNED = (
-    "network_",
-    "likelihood_",
-    "prior_",
-    "units_",
-    "_seed",
-    "_dtype",
-    "_records",
-    "_architecture",
-    "_draws",
-    "_image_shape",
-    "_table",
-)
-
-
-def _build(
-    fitted: dict[str, Any],
-    mean: np.ndarray,
-    spread: np.ndarray,
-    generator: torch.Generator,
-) -> Model:
-    units, architecture = fitted["units_"], fitted["_architecture"]
-    return Model(
-        fitted["network_"],
-        fitted["likelihood_"],
-        fitted["prior_"],
-        fitted["objective_"],
-        n_features=len(units.scale),
-        **asdict(architecture),
-        unit=torch.tensor(units.scale, dtype=torch.float32),
-        mean=torch.tensor(mean, dtype=torch.float32),
-        spread=torch.tensor(spread, dtype=torch.float32),
-        generator=generator,
-    )
-
-
 def _as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Images (N, channels, height, width) as rows, and their shape, if X holds any."""
     shape: tuple[int, ...] = getattr(X, "shape", ())
@@ -1237,20 +957,8 @@ def _as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return X.reshape(len(X), -1), tuple(int(side) for side in shape[1:])
 
 
-def _seed(random_state: Any) -> int:
-    return check_random_state(fresh_if_none(random_state)).randint(
-        np.iinfo(np.int32).max
-    )
-
-
 def _rows_of(array: np.ndarray | None, start: int, n_rows: int) -> np.ndarray | None:
     return None if array is None else array[start : start + n_rows]
-
-
-def untrained(fitted: dict[str, Any]) -> Model:
-    """A model as the learned attributes describe it, but for its weights."""
-    anywhere = np.zeros(len(fitted["units_"].scale), dtype=np.float32)
-    return _build(fitted, anywhere, anywhere, torch.Generator())
 
 
 def draw_like(
@@ -1278,29 +986,6 @@ def draw_like(
     # Mixtures hand back the components, too, in whose order the rows are.
     z = drawn[0] if isinstance(drawn, tuple) else drawn
     return random_state.permutation(np.asarray(z, dtype=np.float32))
-
-
-def _positive(weights: np.ndarray | None) -> np.ndarray | None:
-    """Indices of the rows with a weight, None where that is all of them."""
-    if weights is None or np.all(weights > 0):
-        return None
-    return np.flatnonzero(weights > 0)
-
-
-def _held_out(
-    validation: TrainingSet, fitted: dict[str, Any]
-) -> tuple[Data, torch.Tensor]:
-    """A validation set on the device, and the noise that belongs to its rows."""
-    model, rows = fitted["model_"], fitted["units_"].standardize(validation.X)
-    data = Data.from_rows(
-        rows, validation.weights, model.device, condition=validation.condition
-    )
-    noise = row_noise(hash_rows(rows), model.objective.n_draws, model.n_loss_noise)
-    return data, torch.from_numpy(noise).to(model.device)
-
-
-def _take(array: Any, rows: np.ndarray | None) -> Any:
-    return array if array is None or rows is None else safe_indexing(array, rows)
 
 
 def _join(parts: Iterator[np.ndarray], n_rows: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from sklearn.model_selection import (
 from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
-from ._compat import BaseSearchCV, EstimatorScorer, Interval, search_fit
+from ._compat import BaseSearchCV, EstimatorScorer, Interval, is_local, search_fit
 from .calibration import cost_model, is_worthwhile, measure, points, shapes_of
 from .checkpoint import Checkpoint, States
 from .device import available_memory
@@ -39,6 +39,7 @@ from .runs import (
     evaluate_alone,
     fit_heads,
     gather,
+    out_of_memory,
     train_together,
     with_rows,
 )
@@ -124,6 +125,7 @@ class _Session:
         self.replayed: list[dict[str, Any]] | None = None
         self.checkpoint = Checkpoint(None, [])
         self.cost: CostModel | None = None
+        self.shapes: dict[tuple[object, ...], Shape | None] = {}
         self.race: Race | None = None
         self.rung = 0
 
@@ -226,31 +228,32 @@ class _SharedTraining(BaseSearchCV):
             self._race(evaluations, session)
         else:
             left = [e for e in evaluations if e.index not in session.results]
-            runs, alone = gather(left)
+            runs, alone = self._gather(left)
             self._fit_heads(runs)
             self._work(session, runs, alone)
         return [session.results[evaluation.index] for evaluation in evaluations]
 
     def _race(self, evaluations: Sequence[Evaluation], session: _Session) -> None:
         """From rung to rung of epochs, each time without the worst."""
-        runs, alone = gather(evaluations)
-        self._fit_heads(runs)
-        self._work(session, [], [e for e in alone if e.index not in session.results])
+        runs, alone = self._gather(evaluations)
         kept = self.checkpoint_dir
         with TemporaryDirectory() if kept is None else nullcontext(kept) as folder:
             race = session.race = Race(
                 runs,
                 evaluations,
                 session.results,
-                States(Path(folder)),
+                States(Path(folder), shared=is_local()),
                 session.checkpoint,
+                RACING if self.racing is True else self.racing,
                 self.refit if isinstance(self.refit, str) else None,
             )
             try:
-                fraction = RACING if self.racing is True else self.racing
+                self._fit_heads(runs)
+                left = [e for e in alone if e.index not in session.results]
+                self._work(session, [], left)
                 for session.rung in range(len(race.rungs)):
                     self._work(session, race.parts(session.rung), [])
-                    race.stop_worst(session.rung, fraction)
+                    race.stop_worst()
                 race.finish()
             finally:
                 for name, column in race.columns().items():
@@ -264,11 +267,9 @@ class _SharedTraining(BaseSearchCV):
     ) -> None:
         """Train runs, and fit evaluations alone, for the results of both."""
         race = session.race
-        train = partial(train_together, keep_states=race is not None)
-        tasks, _, session.cost = self._plan(runs, session.cost)
-        work: list[tuple[Callable, Any]] = [
-            (train, [runs[i] for i in task.runs]) for task in tasks
-        ]
+        train = partial(train_together, states=None if race is None else race.states)
+        tasks, _, session.cost = self._plan(runs, session.cost, session.shapes)
+        work: list[Work] = [(train, [runs[i] for i in task.runs]) for task in tasks]
         work += [(evaluate_alone, [evaluation]) for evaluation in alone]
         seconds = [task.seconds for task in tasks] + [0.0] * len(alone)
         counts = [sum(len(runs[i].evaluations) for i in task.runs) for task in tasks]
@@ -280,10 +281,25 @@ class _SharedTraining(BaseSearchCV):
                 race.keep_state(session.rung, key[1], results.pop(key))
             session.results.update(results)
             session.checkpoint.keep(results)
+            if race is not None:
+                race.stop_worst()
             if progress is not None:
                 progress(i, len(results))
         if progress is not None:
             progress.close()
+
+    def _gather(
+        self, evaluations: Sequence[Evaluation]
+    ) -> tuple[list[Run], list[Evaluation]]:
+        """Runs, and what is to be fitted alone."""
+        runs, alone = gather(evaluations)
+        if not getattr(self, "_skl_callbacks", None):
+            # Nobody listens, and the context of one fit holds those of all others:
+            # megabytes, to go with every task.
+            for run in runs:
+                for evaluation in run.evaluations:
+                    evaluation.options |= {"callback_ctx": None, "caller": None}
+        return runs, alone
 
     def _fit_heads(self, runs: Sequence[Run]) -> None:
         """Fit the steps before the VAE once per fold."""
@@ -307,47 +323,59 @@ class _SharedTraining(BaseSearchCV):
         """
         if effective_n_jobs(self.n_jobs) == 1 or len(work) == 1:
             for i, (function, items) in enumerate(work):
-                for pair in function(_loaded(items)):
+                for pair in function(items):
                     yield i, dict([pair])
             return
         options = {"n_jobs": self.n_jobs, "pre_dispatch": self.pre_dispatch}
-        left = dict(enumerate(work))
+        # Numbers of tasks and of what is left of each.
+        left = {(i, 0): task for i, task in enumerate(work)}
         for attempt in range(ATTEMPTS):
             try:
                 parallel = Parallel(**options, return_as="generator_unordered")
             except ValueError:  # a backend that gives everything at the end
                 parallel = Parallel(**options)
             try:
-                for i, results in parallel(
-                    delayed(_unpack)(i, function, *_parcel(items))
-                    for i, (function, items) in list(left.items())
+                for place, results in parallel(
+                    delayed(_unpack)(place, function, *_parcel(items))
+                    for place, (function, items) in list(left.items())
                 ):
-                    del left[i]
-                    yield i, results
+                    del left[place]
+                    yield place[0], results
                 return
             except Exception as error:
                 if not _is_lost_worker(error) or attempt == ATTEMPTS - 1:
                     raise
+                left = _in_halves(left)  # it may have died for want of memory
 
     # ------------------------------------------------------------------ planning
 
     def _plan(
-        self, runs: Sequence[Run], cost: CostModel | None, *, measured: bool = False
+        self,
+        runs: Sequence[Run],
+        cost: CostModel | None,
+        known_shapes: dict[tuple[object, ...], Shape | None],
+        *,
+        measured: bool = False,
     ) -> tuple[list[Task], list[Shape], CostModel | None]:
         """Tasks of runs, and the cost model, measured where that pays."""
         if not runs:
             return [], [], cost
-        found = shapes_of(runs)
+        found = shapes_of(runs, known_shapes)
         known = [i for i, shape in enumerate(found) if shape is not None]
         shapes = [found[i] or UNKNOWN for i in range(len(runs))]
         if cost is None and known and (measured or is_worthwhile(shapes)):
             chosen = [(runs[i], shapes[i]) for i in points(found)]
             n_jobs = min(effective_n_jobs(self.n_jobs), 4)
             # All at once, as the search will have it.
-            said = Parallel(n_jobs=self.n_jobs)(
-                delayed(_measured)(chosen) for _ in range(n_jobs)
-            )
-            cost = cost_model([one for part in said for one in part])
+            try:
+                said = Parallel(n_jobs=self.n_jobs)(
+                    delayed(_measured)(chosen) for _ in range(n_jobs)
+                )
+                cost = cost_model([one for part in said for one in part])
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                cost = CostModel()
         tasks = plan(
             shapes,
             cost or CostModel(),
@@ -379,9 +407,9 @@ class _SharedTraining(BaseSearchCV):
         """
         X, y = indexable(X, y)
         evaluations = self._future(X, y)
-        runs, alone = gather(evaluations)
+        runs, alone = self._gather(evaluations)
         self._fit_heads(runs)
-        tasks, shapes, _ = self._plan(runs, None, measured=True)
+        tasks, shapes, _ = self._plan(runs, None, {}, measured=True)
         rows = []
         for task in tasks:
             members = [runs[i] for i in task.runs]
@@ -457,24 +485,36 @@ def _common(parameters: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _loaded(items: Sequence[Any]) -> list[Any]:
-    """Runs with their states in memory, just before they are needed."""
-    return [item.with_state() if isinstance(item, Run) else item for item in items]
+Place = tuple[int, int]
+Work = tuple[Callable, Sequence[Any]]
+
+
+def _in_halves(left: dict[Place, Work]) -> dict[Place, Work]:
+    """The same work in tasks of half the size."""
+    halves: dict[Place, Work] = {}
+    for (i, part), (function, items) in left.items():
+        middle = -(-len(items) // 2)
+        for j, some in enumerate((items[:middle], items[middle:])):
+            if some:
+                halves[i, 2 * part + j] = function, some
+    return halves
 
 
 def _parcel(items: Sequence[Any]) -> tuple[list[Any], Any, Any]:
     """What goes to a worker: X and y by themselves, which some backends send once."""
     first = items[0]
     first = first.evaluations[0] if isinstance(first, Run) else first
-    light = [with_rows(item, None, None) for item in _loaded(items)]
+    light = [with_rows(item, None, None) for item in items]
+    if not is_local():
+        light = [one.with_state() if isinstance(one, Run) else one for one in light]
     return light, first.X, first.y
 
 
 def _unpack(
-    i: int, function: Callable, items: Sequence[Any], X: Any, y: Any
-) -> tuple[int, dict[Any, Any]]:
+    place: Place, function: Callable, items: Sequence[Any], X: Any, y: Any
+) -> tuple[Place, dict[Any, Any]]:
     """Number and results of a task, on a worker."""
-    return i, dict(function([with_rows(item, X, y) for item in items]))
+    return place, dict(function([with_rows(item, X, y) for item in items]))
 
 
 def _measured(chosen: Sequence[tuple[Run, Shape]]) -> list[tuple]:
@@ -656,6 +696,8 @@ class VAERandomizedSearchCV(_SharedTraining, RandomizedSearchCV):
         self.memory_limit = memory_limit
 
     def _candidates(self):
+        # A copy, so that a plan does not use up what the search is to draw.
+        random_state = copy.deepcopy(self.random_state)
         return ParameterSampler(
-            self.param_distributions, self.n_iter, random_state=self.random_state
+            self.param_distributions, self.n_iter, random_state=random_state
         )

@@ -32,7 +32,8 @@ from . import __version__
 from ._compat import validate_parameter_constraints
 from .conditional import ConditionalVAEEstimator
 from .engine import Record
-from .estimator import VAEEstimator, untrained
+from .estimator import VAEEstimator
+from .fitting import untrained
 from .spec import Spec
 from .state import SPECS, UnknownClassError, create, flatten, revive
 

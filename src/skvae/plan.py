@@ -36,8 +36,14 @@ class Shape:
         Numbers of noise per row.
     low_precision : bool
         Whether it trains in bfloat16.
+    n_features : int
+        Width of the rows.
+    data : hashable
+        Runs that name the same are trained on the same rows, and hold them once.
+    start : int
+        Epochs done before these: a stack keeps in step.
     kind : hashable or None
-        Runs of one kind and batch size can be stacked; None stands alone.
+        Runs of one kind, batch size and start can be stacked; None stands alone.
     device : {"cpu", "cuda", ...}
     """
 
@@ -49,6 +55,9 @@ class Shape:
     n_scored: int = 0
     noise: int = 0
     low_precision: bool = False
+    n_features: int = 0
+    data: Hashable = None
+    start: int = 0
     kind: Hashable = None
     device: str = "cpu"
 
@@ -167,6 +176,7 @@ def padded(shapes: Sequence[Shape]) -> Shape:
         first.epochs,
         noise=max(shape.noise for shape in shapes),
         low_precision=first.low_precision,
+        n_features=first.n_features,
         device=first.device,
     )
 
@@ -183,14 +193,17 @@ def max_stack(shape: Shape) -> int:
 
 
 def n_bytes(shapes: Sequence[Shape]) -> int:
-    """Memory that runs take as one stack, beside their data."""
+    """Memory that runs take as one stack."""
     shape = padded(shapes)
+    # As the user has them, in the model's units, and side by side with the others'.
+    data = 3 * shape.n_rows * shape.n_features * len({one.data for one in shapes})
     weights = COPIES * shape.n_weights
     epoch = shape.n_rows * (shape.noise + 2)  # noise, and a permutation in int64
     rows = min(shape.batch_size, shape.n_rows)
-    step = 4 * rows * (shape.activations + shape.widths[0][0])
+    step = 4 * rows * (shape.activations + shape.n_features)
     scored = 4 * 4 * shape.n_scored * max(out for _, out in shape.widths)
-    return 4 * (len(shapes) * (weights + epoch + step) + min(scored, 2**22))
+    each = weights + epoch + step
+    return 4 * (data + len(shapes) * each + min(scored, 2**22))
 
 
 @dataclass(frozen=True)
@@ -235,13 +248,16 @@ def plan(
     """
     kinds: dict[Hashable, list[int]] = {}
     for i, shape in enumerate(shapes):
-        kind = ("alone", i) if shape.kind is None else (shape.kind, shape.batch_size)
-        kinds.setdefault(kind, []).append(i)
+        kind = shape.kind, shape.batch_size, shape.start
+        kinds.setdefault(i if shape.kind is None else kind, []).append(i)
     # The last tasks to begin must be short, or some workers idle beside the last.
     longest = len(shapes) if n_jobs == 1 else -(-len(shapes) // (2 * n_jobs))
     pieces: list[tuple[int, ...]] = []
     for members in kinds.values():
-        members.sort(key=lambda i: (shapes[i].widths, shapes[i].epochs))
+        # Those of one fold side by side: a stack then holds its rows once.
+        members.sort(
+            key=lambda i: (shapes[i].widths, shapes[i].epochs, str(shapes[i].data))
+        )
         pieces += _cut(members, shapes, cost, memory / n_jobs, longest)
     tasks = []
     for piece in pieces:
@@ -257,10 +273,11 @@ def _cut(
     memory: float,
     limit: int,
 ) -> list[tuple[int, ...]]:
+    limit = min(limit, len(members), MAX_STACK.get(shapes[members[0]].device, 32))
     sizes = [
         n
         for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
-        if n <= min(limit, len(members))
+        if n <= limit
     ]
     best, cut = [0.0], [0]
     known: dict[tuple[Hashable, ...], float] = {}

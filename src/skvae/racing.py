@@ -4,7 +4,6 @@ Successive halving (Jamieson and Talwalkar, 2016) over epochs. It does not look 
 candidates to the end, so it may miss the best one.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -44,6 +43,8 @@ class Race:
         Results by index of the evaluation, which whoever trains adds to.
     states : States
     checkpoint : Checkpoint
+    fraction : float
+        Of those still racing, how many stop at a rung.
     metric : str or None
         Which of several scores counts.
     """
@@ -55,16 +56,24 @@ class Race:
         results: dict[int, dict[str, Any]],
         states: States,
         checkpoint: Checkpoint,
+        fraction: float,
         metric: str | None,
     ):
         self.runs, self.evaluations, self.results = runs, evaluations, results
-        self.states, self.checkpoint, self.metric = states, checkpoint, metric
+        self.states, self.checkpoint = states, checkpoint
+        self.fraction, self.metric = fraction, metric
         self.rungs = rungs_of([e.epochs for run in runs for e in run.evaluations])
         self.racing = {run.training.name for run in runs}
+        #: Those that want to go on after this rung, and how many of them will.
+        self.field: dict[str, list[Run]] = {}
+        self.n_places = 0
+        #: What those of them came to that are through, and their order in the search.
+        self.scores: dict[str, tuple[float, int]] = {}
         #: The rung that each training has reached.
         self.reached: dict[str, int] = {}
         #: The latest evaluation of each run, and where its state is.
         self.latest: dict[tuple[str, int], Evaluation] = {}
+        self.places: dict[int, tuple[str, int]] = {}
         self.saved: dict[tuple[str, int], Path] = {}
         self._indices = count(len(evaluations))
 
@@ -72,6 +81,11 @@ class Race:
         """What is to be trained to reach a rung: the runs still in the race."""
         before = self.rungs[rung - 1] if rung else 0
         here, parts = self.rungs[rung], []
+        self.field, self.scores = {}, {}
+        for run in self.runs:
+            if run.training.name in self.racing and run.total > here:
+                self.field.setdefault(run.training.name, []).append(run)
+        self.n_places = max(1, len(self.field) - int(self.fraction * len(self.field)))
         for run in self.runs:
             name, place = run.training.name, (run.training.name, run.fold)
             if name not in self.racing or run.total <= before:
@@ -83,11 +97,14 @@ class Race:
             if run.total > here and (not due or due[-1].epochs < here):
                 due.append(self._probe(run.evaluations[-1], here))
             self.latest[place] = due[-1]
+            self.places[due[-1].index] = place
             # Where a checkpoint knows the scores but not the state, whoever needs that
             # trains again from the beginning.
             path = self.states.path(self._key(due[-1]), rung)
             if any(e.index not in self.results for e in due):
-                parts.append(replace(run, evaluations=due, state=self.saved.get(place)))
+                state = self.saved.get(place)
+                start = 0 if state is None else before
+                parts.append(replace(run, evaluations=due, state=state, start=start))
             elif path.exists():
                 self.saved[place] = path
             else:
@@ -111,23 +128,39 @@ class Race:
     def _key(self, evaluation: Evaluation) -> str:
         return self.checkpoint.keys.get(evaluation.index, str(evaluation.index))
 
-    def keep_state(self, rung: int, index: int, state: dict[str, Any]) -> None:
-        """Where the run of this latest evaluation stands."""
-        for place, evaluation in self.latest.items():
-            if evaluation.index == index:
-                self.saved[place] = self.states.keep(self._key(evaluation), rung, state)
+    def keep_state(self, rung: int, index: int, state: dict[str, Any] | Path) -> None:
+        """Where the run of this latest evaluation stands, or a file that says so."""
+        place = self.places[index]
+        if place[0] not in self.racing:
+            if isinstance(state, Path):
+                state.unlink()
+            return
+        before = self.saved.get(place)
+        evaluation = self.latest[place]
+        self.saved[place] = self.states.keep(self._key(evaluation), rung, state)
+        if before is not None:
+            before.unlink(missing_ok=True)
 
-    def stop_worst(self, rung: int, fraction: float) -> None:
-        """Take the worst of those that want to go on out of the race."""
-        here, scores = self.rungs[rung], defaultdict(list)
-        for run in self.runs:
-            name = run.training.name
-            if name in self.racing and run.total > here:
-                scores[name].append(self._score(self.latest[name, run.fold]))
-        mean = {name: float(np.mean(values)) for name, values in scores.items()}
-        order = sorted(mean, key=lambda name: -inf if isnan(mean[name]) else mean[name])
-        n_stopped = min(int(fraction * len(order)), max(0, len(order) - 1))
-        self.racing -= set(order[:n_stopped])
+    def stop_worst(self) -> None:
+        """Take those out of the race that so many are ahead of that no place is left.
+
+        To be asked whenever results have come: states are large, and most of them are
+        those of losers.
+        """
+        for position, (name, runs) in enumerate(self.field.items()):
+            latest = [self.latest[name, run.fold] for run in runs]
+            if name in self.scores or any(e.index not in self.results for e in latest):
+                continue
+            mean = float(np.mean([self._score(evaluation) for evaluation in latest]))
+            # Of equals the first: the order in which they come must not matter.
+            self.scores[name] = (-inf if isnan(mean) else mean, -position)
+        best_first = sorted(self.scores, key=self.scores.__getitem__, reverse=True)
+        for name in best_first[self.n_places :]:
+            self.racing.discard(name)
+            for run in self.field[name]:
+                state = self.saved.pop((name, run.fold), None)
+                if state is not None:
+                    state.unlink(missing_ok=True)
 
     def _score(self, evaluation: Evaluation) -> float:
         scores = self.results[evaluation.index]["test_scores"]

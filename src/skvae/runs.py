@@ -6,6 +6,7 @@ the most epochs asked for, and scores each candidate on its way by the weights t
 would have kept alone.
 """
 
+import gc
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from numbers import Integral
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
@@ -25,9 +27,11 @@ from ._compat import (
     safe_split,
 )
 from .engine import DivergenceError, Record
-from .estimator import Fit, VAEEstimator
+from .estimator import VAEEstimator
+from .fingerprint import fingerprint
+from .fitting import Fit
 from .objectives import OBJECTIVES, Objective
-from .stack import Stack
+from .stack import Stack, same_rows
 
 # What ``fit`` takes beside X and y.
 FIT_PARAMETERS = ("sample_weight", "X_val", "y_val")
@@ -72,7 +76,15 @@ class Evaluation:
 
     def alone(self) -> dict[str, Any]:
         """Fit and score as scikit-learn does."""
-        return fit_and_score(self.estimator, self.X, self.y, **self.options)
+        estimator, options = clone(self.estimator), self.options
+        if self.is_probe:
+            estimator = self.configured()
+            last_steps(estimator)[1].set_params(epochs=self.epochs)
+            options = {**options, "parameters": {}}
+        vae = last_steps(estimator)[1]
+        if isinstance(vae, VAEEstimator):
+            vae._within_search = True
+        return fit_and_score(estimator, self.X, self.y, **options)
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,8 @@ class Training:
         The same where the weights have the same shapes and the same loss.
     head : str or None
         The same where the steps before the VAE are the same; None without such steps.
+    draws : bool
+        Whether it asks for fresh randomness.
     """
 
     name: str
@@ -95,6 +109,7 @@ class Training:
     batch_size: int
     architecture: str
     head: str | None
+    draws: bool
 
 
 @dataclass
@@ -116,17 +131,23 @@ class Run:
     training : Training
     total : int
         Epochs of the whole training, of which this may be a part.
+    random_state : int or None
+        Stands for a ``random_state`` of None: all parts of a training share one.
     head : Head or None
         Where the earlier steps of a Pipeline have been fitted already.
     state : path-like, dict or None
         Where an earlier part of the training stopped.
+    start : int
+        After how many epochs that was.
     """
 
     evaluations: list[Evaluation]
     training: Training
     total: int = 0
+    random_state: int | None = None
     head: Head | None = None
     state: Any = None
+    start: int = 0
 
     @property
     def epochs(self) -> int:
@@ -138,9 +159,10 @@ class Run:
 
     def with_state(self) -> "Run":
         """The same with its state in memory."""
-        if self.state is None or isinstance(self.state, dict):
+        if self.state is None:
             return self
-        return replace(self, state=joblib.load(self.state))
+        state = self.state if isinstance(self.state, dict) else joblib.load(self.state)
+        return replace(self, state=state, random_state=state["random_state"])
 
 
 def with_rows(item: Run | Evaluation, X: Any, y: Any) -> Run | Evaluation:
@@ -175,8 +197,9 @@ def can_be_shared(evaluation: Evaluation, configured: Any) -> bool:
     if not ours:
         return False
     context = evaluation.options["callback_ctx"]
-    # Parts of X for several steps: one of scikit-learn's riches that we leave to it.
-    if any(pipeline.transform_input for pipeline in pipelines):
+    # Subclasses may do anything between two steps. Parts of X for several of them are
+    # one of scikit-learn's riches that we leave to it.
+    if any(type(p) is not Pipeline or p.transform_input for p in pipelines):
         return False
     listened_to = any(has_callbacks(step) for step in (*pipelines, vae))
     if not listened_to and context is not None:
@@ -233,6 +256,8 @@ def gather(
         key = training.name, evaluation.fold
         runs.setdefault(key, Run([], training)).evaluations.append(evaluation)
     for run in runs.values():
+        if run.training.draws:
+            run.random_state = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
         run.evaluations.sort(key=lambda evaluation: evaluation.epochs)
         run.total = run.epochs
     return list(runs.values()), alone
@@ -256,11 +281,12 @@ def _training(evaluation: Evaluation) -> Training | None:
         parameters = parameters_of(vae)
         shapes = {k: v for k, v in parameters.items() if k not in _SAME_SHAPE}
         return Training(
-            joblib.hash((head, type(vae), parameters)),
+            fingerprint(head, type(vae), parameters),
             epochs,
             batch_size,
-            joblib.hash((head, type(vae), shapes)),
-            joblib.hash(head) if head else None,
+            fingerprint(head, type(vae), shapes),
+            fingerprint(head) if head else None,
+            vae.random_state is None,
         )
     except Exception:
         # Whatever is wrong with it, scikit-learn is to say it.
@@ -330,10 +356,15 @@ class SharedFit:
 
     def __init__(self, run: Run):
         started = time.perf_counter()
+        run = run.with_state()
         self.run = run
         last = run.evaluations[-1]
+        if run.training.head is not None and run.head is None:
+            raise ValueError("The steps before the VAE could not be fitted.")
         configured = last.configured()
         _, self.vae = last_steps(configured)
+        if run.training.draws:
+            self.vae.random_state = run.random_state
         if run.head is not None:
             X, y = run.head.X, run.head.y
         else:
@@ -349,6 +380,7 @@ class SharedFit:
             self.fit.records = list(run.state["records"])
             self.fit.trainer.restore(run.state["trainer"])
         self.waiting = list(run.evaluations)
+        self.has_failed = False
         self.codes = not asks_for_the_bound(last.options["scorer"])
         self.generator: Generator[Record, None, None] | None = None
         #: What it took since the last score, its share of a stack's time included.
@@ -357,6 +389,11 @@ class SharedFit:
     @property
     def epochs_left(self) -> int:
         return self.run.total - len(self.fit.records)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a later part of the training may follow."""
+        return self.run.epochs < self.run.total and not self.has_failed
 
     def start(self, train_epoch=None) -> None:
         """Get ready for :meth:`advance`; with an epoch of a stack to take part in."""
@@ -374,6 +411,7 @@ class SharedFit:
             epoch = self.run.epochs  # stopped early: more epochs change nothing
         except DivergenceError as error:
             epoch, divergence = self.run.epochs, str(error)
+            self.has_failed = True
         done = [e for e in self.waiting if e.epochs <= epoch]
         self.waiting = [e for e in self.waiting if e.epochs > epoch]
         return [(evaluation, divergence) for evaluation in done]
@@ -382,7 +420,7 @@ class SharedFit:
         self, evaluation: Evaluation, divergence: str | None
     ) -> dict[str, Any]:
         """scikit-learn's own fit and score, where the fit is what we have already."""
-        estimator, arrive = evaluation.estimator, self._arrive
+        estimator, arrive = clone(evaluation.estimator), self._arrive
 
         def fit(X, y=None, **params):
             del estimator.fit
@@ -421,7 +459,20 @@ class SharedFit:
 
     def state(self) -> dict[str, Any]:
         """Where the training stands, to go on in another process."""
-        return {"records": self.fit.records, "trainer": self.fit.trainer.state()}
+        return {
+            "random_state": self.run.random_state,
+            "records": self.fit.records,
+            "trainer": self.fit.trainer.state(),
+        }
+
+    def share_rows(self, others: Sequence["SharedFit"]) -> None:
+        """Hold no rows that another of the same fold holds already."""
+        mine = self.fit.data
+        for other in others:
+            theirs = other.fit.data
+            if other.run.fold == self.run.fold and same_rows(mine, theirs):
+                self.fit.data, self.fit.rows = theirs, other.fit.rows
+                return
 
     def close(self) -> None:
         if self.generator is not None:
@@ -430,15 +481,16 @@ class SharedFit:
 
 
 def train_together(
-    runs: Sequence[Run], *, keep_states: bool = False
+    runs: Sequence[Run], *, states: Any = None
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Train runs epoch by epoch, as one stack where they can be one.
 
     Yields
     ------
     index, result
-        Of each evaluation, as soon as it is complete. With ``keep_states``, at last
-        ("state", index of a run's last evaluation) and where the run stands.
+        Of each evaluation, as soon as it is complete. With ``states``, at last
+        ("state", index of a run's last evaluation) and what that makes of where a run
+        stands that will go on.
 
     Notes
     -----
@@ -447,32 +499,53 @@ def train_together(
     """
     done: set[int] = set()
     try:
-        shared = []
-        for run in runs:
-            try:
-                shared.append(SharedFit(run))
-            except Exception as error:
-                if out_of_memory(error):
-                    raise
-                for evaluation in run.evaluations:
-                    yield evaluation.index, evaluation.alone()
-                    done.add(evaluation.index)
-        for index, result in _train(shared, keep_states):
+        for index, result in _begin_and_train(runs, states):
             yield index, result
             done.add(index)
+        return
     except Exception as error:
         if not out_of_memory(error):
             raise
-        yield from _in_halves(runs, done, keep_states)
+    # Out here nothing refers to what has filled the memory.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    yield from _in_halves(runs, done, states)
+
+
+def _begin_and_train(
+    runs: Sequence[Run], states: Any
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    stacks: dict[int, list[SharedFit]] = {}
+    for run in runs:
+        try:
+            one = SharedFit(run)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            for evaluation in run.evaluations:
+                yield evaluation.index, evaluation.alone()
+            continue
+        # A stack keeps in step; who starts behind (afresh) goes by itself.
+        stack = stacks.setdefault(one.fit.trainer.n_steps, [])
+        one.share_rows(stack)
+        stack.append(one)
+    while stacks:
+        yield from _train(stacks.popitem()[1], states)
 
 
 def _train(
-    shared: list[SharedFit], keep_states: bool
+    shared: list[SharedFit], states: Any
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     members = [(one.fit.trainer, one.fit.data) for one in shared]
     stack = Stack.of(members, [one.epochs_left for one in shared])
     for i, one in enumerate(shared):
-        one.start(None if stack is None else stack.member(i))
+        if stack is None:
+            one.start()
+        else:
+            one.fit.data = stack.members[i][1]
+            one.start(stack.member(i))
+    del members
     try:
         training = list(shared)
         while training:
@@ -488,6 +561,7 @@ def _train(
                     # Some part of the model that is not ours: as it would fail alone.
                     failed += one.waiting
                     one.waiting = []
+                    one.has_failed = True
             share = (time.perf_counter() - started) / len(training)
             for one in training:
                 one.seconds += share
@@ -498,11 +572,13 @@ def _train(
             training = [one for one in training if one.waiting]
             if stack is not None:
                 stack.keep([i for i, one in enumerate(shared) if one.waiting])
-        if keep_states:
+        if states is not None:
             if stack is not None:
                 stack.release()
             for one in shared:
-                yield ("state", one.run.evaluations[-1].index), one.state()
+                if one.goes_on:
+                    index = one.run.evaluations[-1].index
+                    yield ("state", index), states.hand_over(one.state())
     finally:
         for one in shared:
             one.close()
@@ -517,15 +593,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _in_halves(
-    runs: Sequence[Run], done: set[int], keep_states: bool
+    runs: Sequence[Run], done: set[int], states: Any
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     left = []
     for run in runs:
         waiting = [e for e in run.evaluations if e.index not in done]
         if waiting:
             left.append(replace(run, evaluations=waiting))
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     if len(runs) == 1:
         for run in left:
             for evaluation in run.evaluations:
@@ -533,4 +607,4 @@ def _in_halves(
         return
     middle = -(-len(left) // 2)
     for half in (left[:middle], left[middle:]):
-        yield from train_together(half, keep_states=keep_states)
+        yield from train_together(half, states=states)

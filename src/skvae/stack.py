@@ -9,6 +9,7 @@ their missing units have weights of 0, see nothing, pass nothing on, and stay 0.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ._compat import adam_step
 from .device import training
 from .engine import ACTIVE_VARIANCE, Data, Record, Trainer, constant
+from .fingerprint import fingerprint
 from .gradients import ExplicitStep, Layers
 from .likelihoods import Likelihood
 from .networks import MAX_LOG_VARIANCE
@@ -45,7 +47,7 @@ def stack_key(trainer: Trainer, data: Data) -> tuple[object, ...]:
         str(data.X.device),
         trainer.precision,
         data.weights is None,
-        repr(trainer.model.likelihood),
+        fingerprint(trainer.model.likelihood),
         len(encoder.weights),
         len(decoder.weights),
         encoder.tanh,
@@ -189,10 +191,10 @@ class Stack:
         length = sum(torch.Size(shape).numel() for shape in blocks)
         self.positions: list[slice | Tensor] = []
         for trainer in self.trainers:
-            where = _positions(trainer, blocks, self.latent_dim)
+            places = _positions(trainer, blocks, self.latent_dim)
             # As wide as the widest: a copy, which gathering number by number is not.
-            fills = torch.equal(where, torch.arange(length))
-            self.positions.append(slice(None) if fills else where.to(device))
+            fills = torch.equal(places, torch.arange(length))
+            self.positions.append(slice(None) if fills else places.to(device))
         self.master = torch.zeros(len(rows), length, device=device)
         self.first_moment, self.second_moment, self.gradient = (
             torch.zeros_like(self.master) for _ in range(3)
@@ -248,7 +250,7 @@ class Stack:
         distinct: list[Data] = []
         places = []
         for _, data in self.members:
-            same = [i for i, other in enumerate(distinct) if _same(data, other)]
+            same = [i for i, other in enumerate(distinct) if same_rows(data, other)]
             places.append(same[0] if same else len(distinct))
             if not same:
                 distinct.append(data)
@@ -257,6 +259,11 @@ class Stack:
         weights = [data.weights for data in distinct if data.weights is not None]
         self.weights = torch.cat(weights) if weights else None
         self.starts = self.n_rows * torch.tensor(places)
+        # No member needs rows of its own any more.
+        for i, start in enumerate(self.starts.tolist()):
+            trainer, data = self.members[i]
+            X = self.X[start : start + self.n_rows]
+            self.members[i] = trainer, replace(data, X=X)
 
     def release(self) -> None:
         """Give the members their weights and the state of their optimisers."""
@@ -322,7 +329,7 @@ class Stack:
         active = (variance > ACTIVE_VARIANCE).sum(1).tolist()
         seconds = (time.perf_counter() - started) / M
         for row, trainer in enumerate(self.trainers):
-            trainer.weights.master.copy_(self.master[row, self.positions[row]])
+            trainer.weights.master.copy_(self.master[row][self.positions[row]])
             loss, reconstruction, kl = trainer._means(totals[row], n_rows)
             self.epoch[self.rows[row]] = Record(
                 epoch=trainer.n_epochs + 1,
@@ -438,7 +445,8 @@ def _explicit(trainer: Trainer) -> ExplicitStep:
     return trainer.gradient_step
 
 
-def _same(data: Data, other: Data) -> bool:
+def same_rows(data: Data, other: Data) -> bool:
+    """Whether two sets hold the same rows in the same order."""
     if not torch.equal(data.X, other.X):
         return False
     if data.weights is None or other.weights is None:
