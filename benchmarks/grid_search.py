@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from sklearn.model_selection import GridSearchCV
 
 from skvae import VAEEstimator, VAEGridSearchCV
@@ -72,11 +73,11 @@ def search(kind, grid, X, n_jobs, **options):
 
 
 def peak_megabytes():
-    kilobytes = [
-        resource.getrusage(who).ru_maxrss
+    """Of this process, and of the largest worker that has ended."""
+    return [
+        resource.getrusage(who).ru_maxrss / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    return max(kilobytes) / 1024
 
 
 def warm_up(X, n_jobs):
@@ -122,6 +123,9 @@ def ratio(grid, X, options):
     )
     theirs += search(GridSearchCV, as_grid(halves[1]), X, options.n_jobs)[1]
 
+    # Workers count once they have ended.
+    get_reusable_executor().shutdown(wait=True)
+    this, worker = peak_megabytes()
     per_candidate = theirs / len(sample)
     n_fitted = n_ours * len(EPOCHS)
     best = np.nanmax(whole.cv_results_["mean_test_score"])
@@ -136,7 +140,7 @@ def ratio(grid, X, options):
         f"  racing=True      {raced:8.1f} s, ratio "
         f"{per_candidate * n_fitted / raced:.2f}, best ELBO {found:.4f} against "
         f"{best:.4f}: {abs(found / best - 1):.2%} apart\n"
-        f"  largest resident process {peak_megabytes():.0f} MB"
+        f"  peak memory {this:.0f} MB here, {worker:.0f} MB in a worker"
     )
     if options.out is not None:
         pictures(whole, options.out)
