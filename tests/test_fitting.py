@@ -177,3 +177,11 @@ def test_warm_start_holds_out_the_same_rows(iris):
     seen.X.clear()
     model.fit(iris)
     assert {row.tobytes() for row in seen.X[0]} == {row.tobytes() for row in first}
+
+
+def test_y_is_nobodys_business(digits):
+    # However long it is, and however many codes are kept.
+    vae = tiny(epochs=1, batch_size=500)
+    many = np.concatenate([digits, digits])
+    vae.fit(many, y=np.zeros(10))
+    assert len(vae._codes) == 2000

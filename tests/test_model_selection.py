@@ -44,6 +44,7 @@ from skvae import (
     log_likelihood_scorer,
     model_selection,
     neg_elbo_scorer,
+    runs,
 )
 from skvae.engine import DivergenceError, Trainer
 from skvae.runs import SharedFit
@@ -918,3 +919,133 @@ def test_a_cluster_of_which_a_worker_dies(grey):
         killed.join()
     random.setstate(state)
     assert_drop_in(ours, theirs)
+
+
+class Fussy(StandardScaler):
+    """Cannot be fitted."""
+
+    def fit(self, X, y=None):
+        raise ValueError("not these rows")
+
+
+def test_a_step_before_that_fails_fails_as_always(grey):
+    pipeline = Pipeline([("scale", StandardScaler()), ("vae", tiny())])
+    grid = {"vae__epochs": [1, 2], "scale": [MinMaxScaler(clip=True), Fussy()]}
+    searches = []
+    for kind in (GridSearchCV, VAEGridSearchCV):
+        with pytest.warns(FitFailedWarning, match="not these rows"):
+            searches.append(kind(pipeline, grid, cv=2).fit(grey))
+    theirs, ours = (s.cv_results_["mean_test_score"] for s in searches)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert np.isnan(ours).tolist() == [False, True, False, True]
+    for options in ({"error_score": "raise"}, {}):
+        search = VAEGridSearchCV(
+            pipeline, {"vae__epochs": [1], "scale": [Fussy()]}, cv=2, **options
+        )
+        with pytest.raises(ValueError, match="not these rows"):
+            search.fit(grey)
+
+
+def test_later_rungs_train_side_by_side_too(grey, monkeypatch):
+    sizes, original = [], runs.Stack.of
+
+    def of(members, epochs):
+        sizes.append((members[0][0].n_epochs, len(members)))
+        return original(members, epochs)
+
+    monkeypatch.setattr(runs.Stack, "of", of)
+    grid = {"epochs": [2, 4, 8], "learning_rate": np.geomspace(1e-4, 1e-2, 9)}
+    VAEGridSearchCV(tiny(), grid, cv=2, racing=0.5, refit=False).fit(grey)
+    # Nine trainings of two folds up to one epoch; five, three and two go on.
+    found = {
+        start: sum(size for at, size in sizes if at == start) for start, _ in sizes
+    }
+    assert found == {0: 18, 1: 10, 2: 6, 4: 4}
+    for start in found:
+        assert max(size for at, size in sizes if at == start) > 1
+
+
+def test_tasks_carry_no_more_than_they_need(grey, monkeypatch):
+    sent, original = [], model_selection._parcel
+
+    def parcel(items):
+        light, X, y = original(items)
+        each = len(joblib.externals.cloudpickle.dumps(light))
+        sent.append(each / sum(len(run.evaluations) for run in light))
+        return light, X, y
+
+    monkeypatch.setattr(model_selection, "_parcel", parcel)
+    for n_candidates in (4, 100):
+        sent.clear()
+        grid = {"epochs": range(1, 3), "learning_rate": np.ones(n_candidates) / 1000}
+        with warnings.catch_warnings(), joblib.parallel_config("threading", n_jobs=2):
+            VAEGridSearchCV(tiny(), grid, cv=2, memory_limit=1, refit=False).fit(grey)
+        # Indices of the rows, and a few parameters; nothing of other candidates.
+        assert max(sent) < 8 * len(grey) + 4000
+
+
+def test_what_is_left_goes_out_in_halves():
+    def train(items): ...
+
+    left = {(0, 0): (train, [1, 2, 3]), (4, 1): (train, [4])}
+    halves = model_selection._in_halves(left)
+    assert halves == {
+        (0, 0): (train, [1, 2]),
+        (0, 1): (train, [3]),
+        (4, 2): (train, [4]),
+    }
+    assert len(model_selection._in_halves(halves)) == 4
+
+
+def test_a_plan_uses_nothing_up(grey):
+    def search():
+        return VAERandomizedSearchCV(
+            tiny(),
+            {"learning_rate": loguniform(1e-4, 1e-2)},
+            n_iter=2,
+            cv=2,
+            random_state=np.random.RandomState(0),
+        )
+
+    planned, straight = search(), search()
+    planned.plan(grey)
+    drawn = [one.fit(grey).cv_results_["params"] for one in (planned, straight)]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("racing", [False, True])
+def test_an_interruption_before_anything_is_complete(racing, grey, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model_selection, "gather", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        VAEGridSearchCV(tiny(), {"epochs": [1]}, cv=2, racing=racing).fit(grey)
+
+
+def test_an_interrupted_race_keeps_what_a_checkpoint_knew(grey, tmp_path, monkeypatch):
+    options = {"cv": 2, "racing": True, "checkpoint_dir": tmp_path, "refit": False}
+    grid = {"epochs": [1, 2]}
+    whole = VAEGridSearchCV(tiny(), grid, **options).fit(grey)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VAEGridSearchCV, "_fit_heads", interrupted)
+    with pytest.warns(UserWarning, match="holds the 2 of 2 candidates"):
+        search = VAEGridSearchCV(tiny(), grid, **options).fit(grey)
+    for name in ("mean_test_score", "finished", "rung"):
+        np.testing.assert_array_equal(
+            search.cv_results_[name], whole.cv_results_[name], err_msg=name
+        )
+
+
+def test_no_memory_to_measure_in(grey, monkeypatch):
+    def full(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(calibration, "WORTHWHILE", 0)
+    monkeypatch.setattr(model_selection, "_measured", full)
+    grid = {"epochs": [1, 2]}
+    ours = VAEGridSearchCV(tiny(), grid, cv=2).fit(grey)
+    assert_drop_in(ours, GridSearchCV(tiny(), grid, cv=2).fit(grey))

@@ -551,6 +551,7 @@ def test_heat_map_shows_the_best_over_all_others():
     assert labels_of(display.ax_.xaxis) == ["1", "2", "3"]
     assert labels_of(display.ax_.yaxis) == ["1", "2"]
     assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("b", "a")
+    assert display.ax_.get_title() == "Cross-validated search\nbest over c"
     texts = [float(text.get_text()) for text in display.ax_.texts]
     assert_allclose(texts, best.to_numpy().ravel(), atol=0.05)
     assert display.best == (1, 0)
@@ -643,6 +644,18 @@ def test_halving_shows_the_last_iteration_that_reached_a_cell():
             assert score == last
     assert display.best == (0, 3)
     assert display.scores[0, 3] < display.scores[0, 0]
+
+
+def test_a_race_shows_the_last_rung_that_reached_a_cell():
+    search = grid_search({"a": [1, 2], "b": [1, 2], "c": [0, 1]})
+    results = search.cv_results_
+    # Scores of early rungs do not compare with those of later ones.
+    results["mean_test_score"] = np.array([9.0, 1, 2, 8, 3, 4, 5, 6])
+    results["rung"] = [0, 1, 1, 0, 2, 2, 0, 0]
+    search.best_index_ = 5
+    display = SearchDisplay.from_search(search, x="a", y="b")
+    assert_allclose(display.scores, [[1, 4], [2, 6]])
+    assert display.best == (0, 1)
 
 
 def test_failed_and_missing_candidates_stay_blank():

@@ -69,8 +69,8 @@ class Race:
         self.n_places = 0
         #: What those of them came to that are through, and their order in the search.
         self.scores: dict[str, tuple[float, int]] = {}
-        #: The rung that each training has reached.
-        self.reached: dict[str, int] = {}
+        #: After how many epochs the candidates stopped that did not get to their last.
+        self.stopped: dict[int, int] = {}
         #: The latest evaluation of each run, and where its state is.
         self.latest: dict[tuple[str, int], Evaluation] = {}
         self.places: dict[int, tuple[str, int]] = {}
@@ -90,7 +90,6 @@ class Race:
             name, place = run.training.name, (run.training.name, run.fold)
             if name not in self.racing or run.total <= before:
                 continue
-            self.reached[name] = rung
             if place in self.latest and self._failed(self.latest[place]):
                 continue
             due = [e for e in run.evaluations if before < e.epochs <= here]
@@ -185,25 +184,21 @@ class Race:
             for evaluation in run.evaluations:
                 if evaluation.index not in self.results:
                     self.results[evaluation.index] = dict(self.results[latest.index])
+                    self.stopped[evaluation.index] = latest.epochs
 
     def columns(self) -> dict[str, list[Any]]:
         """For each candidate: its rung, its epochs so far, whether these were all."""
-        training = {
-            evaluation.index: run for run in self.runs for evaluation in run.evaluations
-        }
+        shared = {e.index for run in self.runs for e in run.evaluations}
         columns: dict[str, list[Any]] = {"rung": [], "n_epochs": [], "finished": []}
         for evaluation in self.evaluations:
             if evaluation.fold:
                 continue
-            run = training.get(evaluation.index)
-            if run is None:  # fitted alone, to its end
-                rung, epochs, finished = len(self.rungs) - 1, None, True
-            else:
-                rung = self.reached.get(run.training.name, 0)
-                epochs = min(evaluation.epochs, self.rungs[rung])
-                finished = epochs == evaluation.epochs
-                rung = min(rung, self._rung(epochs))
-            for name, value in zip(columns, (rung, epochs, finished), strict=True):
+            if evaluation.index in shared:
+                epochs = self.stopped.get(evaluation.index, evaluation.epochs)
+                row = self._rung(epochs), epochs, epochs == evaluation.epochs
+            else:  # fitted alone, to its end
+                row = len(self.rungs) - 1, None, True
+            for name, value in zip(columns, row, strict=True):
                 columns[name].append(value)
         return columns
 

@@ -467,11 +467,13 @@ class SharedFit:
 
     def share_rows(self, others: Sequence["SharedFit"]) -> None:
         """Hold no rows that another of the same fold holds already."""
-        mine = self.fit.data
         for other in others:
-            theirs = other.fit.data
-            if other.run.fold == self.run.fold and same_rows(mine, theirs):
-                self.fit.data, self.fit.rows = theirs, other.fit.rows
+            if (
+                other.run.fold == self.run.fold
+                and other.run.training.head == self.run.training.head
+                and same_rows(other.fit.data, self.fit.data)
+            ):
+                self.fit.data, self.fit.rows = other.fit.data, other.fit.rows
                 return
 
     def close(self) -> None:

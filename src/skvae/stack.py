@@ -447,11 +447,15 @@ def _explicit(trainer: Trainer) -> ExplicitStep:
 
 def same_rows(data: Data, other: Data) -> bool:
     """Whether two sets hold the same rows in the same order."""
-    if not torch.equal(data.X, other.X):
-        return False
-    if data.weights is None or other.weights is None:
-        return data.weights is other.weights
-    return torch.equal(data.weights, other.weights)
+    pairs = (
+        (data.X, other.X),
+        (data.weights, other.weights),
+        (data.condition, other.condition),
+    )
+    return all(
+        one is two or (one is not None and two is not None and torch.equal(one, two))
+        for one, two in pairs
+    )
 
 
 def _linear(trainer: Trainer) -> list[nn.Linear]:

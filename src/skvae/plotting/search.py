@@ -39,6 +39,8 @@ class SearchDisplay(Display):
         Name and values of the hyper-parameter upwards, where there is one.
     metric : str, default="score"
         Name of the score.
+    others : sequence of str, default=()
+        Names of the other hyper-parameters that vary: a cell shows the best over them.
 
     Attributes
     ----------
@@ -66,6 +68,7 @@ class SearchDisplay(Display):
     y_name: str | None = None
     y_values: Sequence[Any] = (None,)
     metric: str = "score"
+    others: Sequence[str] = ()
 
     @classmethod
     def from_search(
@@ -81,7 +84,7 @@ class SearchDisplay(Display):
         """Draw the ``cv_results_`` of a fitted search.
 
         Each cell shows the best score over all other hyper-parameters. After successive
-        halving it is the best of the last iteration that reached the cell.
+        halving, or a race, it is the best of the last iteration that reached the cell.
 
         Parameters
         ----------
@@ -125,9 +128,10 @@ class SearchDisplay(Display):
         scores = np.full((len(y_values), len(x_values)), np.nan)
         errors = scores.copy()
         # By iteration, then by score: what is written last into a cell is its best.
+        iteration = results.get("iter", results.get("rung", np.zeros(len(mean))))
         drawn = [
             int(index)
-            for index in np.lexsort((mean, results.get("iter", np.zeros(len(mean)))))
+            for index in np.lexsort((mean, iteration))
             if np.isfinite(mean[index]) and {x, y or x} <= candidates[index].keys()
         ]
         if not drawn:
@@ -145,11 +149,17 @@ class SearchDisplay(Display):
             y_name=y,
             y_values=y_values,
             metric=metric,
+            others=[
+                name
+                for name in _after("param_", results)
+                if name not in (x, y) and len(_distinct(candidates, name)) > 1
+            ],
         )
         return display.plot(ax=ax, **kwargs)
 
     def _draw(self, ax: Axes, **kwargs: Any) -> tuple[float, float]:
-        ax.set(xlabel=self.x_name, title="Cross-validated search")
+        best = f"\nbest over {', '.join(self.others)}" if self.others else ""
+        ax.set(xlabel=self.x_name, title=f"Cross-validated search{best}")
         label = f"mean test {self.metric} (higher is better)"
         if self.y_name is None:
             ax.set_ylabel(label)
