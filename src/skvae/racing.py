@@ -195,7 +195,11 @@ class Race:
                 continue
             if evaluation.index in shared:
                 epochs = self.stopped.get(evaluation.index, evaluation.epochs)
-                row = self._rung(epochs), epochs, epochs == evaluation.epochs
+                row: tuple[Any, ...] = (
+                    self._rung(epochs),
+                    epochs,
+                    epochs == evaluation.epochs,
+                )
             else:  # fitted alone, to its end
                 row = len(self.rungs) - 1, None, True
             for name, value in zip(columns, row, strict=True):

@@ -6,6 +6,7 @@ the most epochs asked for, and scores each candidate on its way by the weights t
 would have kept alone.
 """
 
+import copy
 import gc
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -420,7 +421,8 @@ class SharedFit:
         self, evaluation: Evaluation, divergence: str | None
     ) -> dict[str, Any]:
         """scikit-learn's own fit and score, where the fit is what we have already."""
-        estimator, arrive = clone(evaluation.estimator), self._arrive
+        # A copy of its own, for nobody is to keep the models.
+        estimator, arrive = copy.deepcopy(evaluation.estimator), self._arrive
 
         def fit(X, y=None, **params):
             del estimator.fit
