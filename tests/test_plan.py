@@ -105,16 +105,16 @@ def test_memory_bounds_a_stack():
 
 
 def test_the_caches_bound_a_stack_on_a_cpu():
-    # 3 MiB over 25 rows of 4,000 numbers, of 4 bytes or of 2.
-    assert max_stack(shape(hidden=4000, batch_size=100)) == 3 * 2**20 // 400_000 == 7
-    half = shape(hidden=4000, batch_size=100, low_precision=True)
-    assert max_stack(half) == 15
-    assert max_stack(shape(hidden=10**6)) == 1
+    # 1 MiB over 25 rows of 1,600 numbers, of 4 bytes or of 2.
+    assert max_stack(shape(hidden=1600, batch_size=100)) == 2**20 // 160_000 == 6
+    half = shape(hidden=1600, batch_size=100, low_precision=True)
+    assert max_stack(half) == 13
+    assert max_stack(shape(hidden=10**6)) == 4
     assert max_stack(shape()) == 32
-    assert max_stack(shape(hidden=4000, batch_size=100, device="cuda")) == 512
+    assert max_stack(shape(hidden=1600, batch_size=100, device="cuda")) == 512
 
     cost = CostModel({key: (1.0, 0, 0, 0) for key in product((0, 1), (0, 1))})
-    tasks = plan([shape(hidden=4000, batch_size=100)] * 16, cost, memory=1e12, n_jobs=1)
+    tasks = plan([shape(hidden=1600, batch_size=100)] * 16, cost, memory=1e12, n_jobs=1)
     assert max(len(task.runs) for task in tasks) == 6
 
 

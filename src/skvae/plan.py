@@ -13,8 +13,9 @@ from scipy.optimize import nnls
 
 # How many models a stack may hold: beyond it a CPU gains nothing, a GPU still does.
 MAX_STACK = {"cpu": 32, "cuda": 512}
-# What a layer of a stack may occupy on a CPU: its caches hold no more of them.
-MAX_LAYER_BYTES = 3 * 2**20
+# What a layer of a stack may occupy on a CPU, so that its caches hold a few of them;
+# of models whose layers alone are larger, products are what costs, and a few may stack.
+LAYER_BYTES, FEW = 2**20, 4
 # Float32 numbers that a weight costs a run: itself, the best, gradient, two moments,
 # and what a stack and a copy between epochs take beside.
 COPIES = 12
@@ -189,7 +190,7 @@ def max_stack(shape: Shape) -> int:
     widest = max(n_out for _, n_out in shape.widths)
     layer = min(shape.batch_size, shape.n_rows) * widest
     layer *= 2 if shape.low_precision else 4
-    return max(1, min(most, MAX_LAYER_BYTES // layer))
+    return min(most, max(FEW, LAYER_BYTES // layer))
 
 
 def n_bytes(shapes: Sequence[Shape]) -> int:
