@@ -46,6 +46,7 @@ from skvae import (
     neg_elbo_scorer,
     runs,
 )
+from skvae.checkpoint import States
 from skvae.engine import DivergenceError, Trainer
 from skvae.runs import SharedFit
 from test_estimator import tiny
@@ -802,6 +803,26 @@ def test_a_race(options, grey):
     assert race.best_params_ == whole.best_params_
     assert race.cv_results_["n_epochs"].max() == 6
     assert set(race.cv_results_["rung"]) == {0, 1, 2}
+
+
+def test_a_race_of_workers_that_share_no_disk(grey, monkeypatch):
+    grid = {"epochs": [1, 3, 6], "learning_rate": [1e-5, 1e-4, 1e-3, 1e-2]}
+    options = {"cv": 2, "racing": 0.5, "n_jobs": 2, "refit": False}
+    here = VAEGridSearchCV(tiny(), grid, **options).fit(grey)
+    monkeypatch.setattr(model_selection, "is_local", lambda: False)
+    seen, original = [], States.keep
+
+    def keep(self, key, rung, state):
+        seen.append(type(state))
+        return original(self, key, rung, state)
+
+    monkeypatch.setattr(States, "keep", keep)
+    there = VAEGridSearchCV(tiny(), grid, **options).fit(grey)
+    assert set(seen) == {dict}
+    for name in ("mean_test_score", "rung", "finished"):
+        np.testing.assert_allclose(
+            here.cv_results_[name], there.cv_results_[name], rtol=1e-5
+        )
 
 
 def test_a_race_crowns_one_that_finished(grey):
