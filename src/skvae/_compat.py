@@ -34,6 +34,7 @@ __all__ = [
     "StrOptions",
     "adam_step",
     "asks_for_the_bound",
+    "callbacks_of",
     "check_method_params",
     "check_sample_weight",
     "cpu_has_bfloat16",
@@ -161,13 +162,17 @@ def is_local() -> bool:
     return backend.__module__ == "joblib._parallel_backends"
 
 
+def callbacks_of(estimator: Any) -> list[Any]:
+    """What listens to an estimator."""
+    return getattr(estimator, "_skl_callbacks", None) or []
+
+
 def has_callbacks(estimator: Any) -> bool:
     """Whether someone has to hear of the epochs of this estimator's fit.
 
     A progress bar of scikit-learn's is content with whole fits.
     """
-    callbacks = getattr(estimator, "_skl_callbacks", [])
-    return any(not isinstance(callback, ProgressBar) for callback in callbacks)
+    return any(not isinstance(one, ProgressBar) for one in callbacks_of(estimator))
 
 
 class _Evaluations:

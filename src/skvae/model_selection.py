@@ -25,7 +25,14 @@ from sklearn.model_selection import (
 from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
-from ._compat import BaseSearchCV, EstimatorScorer, Interval, is_local, search_fit
+from ._compat import (
+    BaseSearchCV,
+    EstimatorScorer,
+    Interval,
+    callbacks_of,
+    is_local,
+    search_fit,
+)
 from .calibration import cost_model, is_worthwhile, measure, points, shapes_of
 from .checkpoint import Checkpoint, States
 from .device import available_memory
@@ -293,7 +300,7 @@ class _SharedTraining(BaseSearchCV):
     ) -> tuple[list[Run], list[Evaluation]]:
         """Runs, and what is to be fitted alone."""
         runs, alone = gather(evaluations)
-        if not getattr(self, "_skl_callbacks", None):
+        if not callbacks_of(self):
             # Nobody listens, and the context of one fit holds those of all others:
             # megabytes, to go with every task.
             for run in runs:

@@ -77,12 +77,13 @@ class Evaluation:
 
     def alone(self) -> dict[str, Any]:
         """Fit and score as scikit-learn does."""
-        estimator, options = clone(self.estimator), self.options
         if self.is_probe:
-            estimator = self.configured()
-            last_steps(estimator)[1].set_params(epochs=self.epochs)
-            options = {**options, "parameters": {}}
+            estimator, options = self.configured(), {**self.options, "parameters": {}}
+        else:
+            estimator, options = clone(self.estimator), self.options
         vae = last_steps(estimator)[1]
+        if self.is_probe:
+            vae.set_params(epochs=self.epochs)
         if isinstance(vae, VAEEstimator):
             vae._within_search = True
         return fit_and_score(estimator, self.X, self.y, **options)
