@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all test-slow lint clean
 
 demo: .venv/.demo
 	$(BIN)/skvae demo --out skvae-demo
 
+# Two processes with one thread each: more threads only wait for each other.
+PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 test: .venv/.test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/.test
+	$(PYTEST)
+
+test-slow: .venv/.test
+	$(PYTEST) -m slow
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What every test shares: data, and the proof that nothing global stays changed."""
 
+import copy
 import os
 import random
 import sys
@@ -12,7 +13,7 @@ import pytest
 import sklearn
 import torch
 from hypothesis import settings
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris
 
 settings.register_profile("dev", deadline=None, max_examples=20, database=None)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
@@ -84,6 +85,32 @@ def _digits():
 def digits(_digits):
     """scikit-learn's digits as grey values in [0, 1], float64 (1797, 64)."""
     return _digits.copy()
+
+
+@pytest.fixture(scope="session")
+def _iris():
+    return load_iris().data
+
+
+@pytest.fixture
+def iris(_iris):
+    """scikit-learn's iris, float64 (150, 4)."""
+    return _iris.copy()
+
+
+@pytest.fixture(scope="session")
+def _fitted_iris(_iris):
+    from skvae import VAEEstimator
+
+    return VAEEstimator(2, hidden_dim=8, epochs=2, batch_size=50, random_state=0).fit(
+        _iris
+    )
+
+
+@pytest.fixture
+def fitted_iris(_fitted_iris):
+    """A copy of an estimator fitted to iris; what it has learned is one for all."""
+    return copy.copy(_fitted_iris)
 
 
 @pytest.fixture(scope="session")

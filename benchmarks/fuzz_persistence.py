@@ -7,7 +7,8 @@
 Every mutated file must load or raise FileFormatError. While it loads nothing may be
 imported, executed or opened; it has a time limit, and the process a limit of memory.
 With atheris the mutations are guided by coverage; without, they are drawn at random.
-Both change bytes, and the JSON and the arrays of files whose checksum is then mended.
+Both change bytes, and the JSON and the arrays of files whose checksum is then made to
+agree. The files are those of small models, and some that version 0.1 has saved.
 """
 
 import argparse
@@ -34,14 +35,25 @@ import safetensors.numpy
 from sklearn.datasets import load_digits
 
 watched = (
-    atheris.instrument_imports(include=["skvae.persistence", "skvae.state"])
+    atheris.instrument_imports(
+        include=[
+            *("skvae.persistence", "skvae.version1", "skvae.plain", "skvae.fitted"),
+            "skvae.forms",
+        ]
+    )
     if atheris and "fuzz" in sys.argv and "mutations" not in sys.argv
     else contextlib.nullcontext()
 )
 with watched:
     import skvae
     from skvae import persistence
+    from skvae.persistence import container
 
+SAVED = Path(__file__).parents[1] / "tests" / "data" / "saved" / "v0.1"
+OLD = (
+    *("gaussian_shared", "mixed_by_index", "mixed_pandas", "categorical_blocks"),
+    *("conv", "conditional_mixed", "prior_flow", "unfitted"),
+)
 SECONDS_PER_FILE = 10
 MEMORY = 2**30  # on top of what the process has before the first file
 # What Python tells of, and a file must not bring about.
@@ -57,7 +69,9 @@ INTERESTING = [
     *({"tuple": []}, {"dict": {}}, {"float": "nan"}, {"float": "x"}, {"device": "cpu"}),
     *({"scalar": ["uint8", 300]}, {"scalar": ["float32", 1e300]}, {"scalar": 1}),
     *({"array": "units_.scale"}, {"objects": "units_.scale"}, {"estimator": None}),
+    *({"array": "fitted_.codes"}, {"list": {"array": "fitted_.units.scale"}}),
     *({"dict": {"$kind": "Units"}}, {"dict": {"$kind": "MLP", "parameters": None}}),
+    *("rows", "images", "table", "one_hot_rows", "one_hot_table", "number", "category"),
     {"tuple": [10**9, {"tuple": [10**9] * 50}]},
 ]
 
@@ -69,14 +83,25 @@ def seeds():
     import pandas as pd
 
     named = pd.DataFrame(X, columns=list("abcdef"))
+    table = pd.DataFrame({"height": X[:, 0], "town": ["Rome", "Oslo", "Bern"] * 20})
+    images = np.pad(X, ((0, 0), (0, 3))).reshape(60, 1, 3, 3)
+    mixed = skvae.Mixed(((skvae.Gaussian("row"), 4), ("bernoulli", 2)))
+    families = skvae.Mixed({"height": skvae.Beta(), "town": "categorical"})
+    table["height"] = 0.25 + table["height"] / 2
     estimators = [
         skvae.VAEEstimator(**common).fit(X),
         skvae.VAEEstimator(**common, likelihood=skvae.Gaussian(scale="feature")).fit(
             named
         ),
+        skvae.VAEEstimator(**common, likelihood=mixed).fit(X),
+        skvae.VAEEstimator(**common, likelihood=families).fit(table),
+        skvae.VAEEstimator(**common, likelihood="categorical").fit(np.rint(3 * X)),
+        skvae.VAEEstimator(**common, network=skvae.ConvNet((2,), 0)).fit(images),
+        skvae.ConditionalVAEEstimator(**common).fit(X, np.arange(60) % 3),
         skvae.VAEEstimator(hidden_dim=(5, np.int64(3)), network=skvae.MLP("tanh")),
     ]
-    return [persistence.dump(estimator) for estimator in estimators]
+    contents = [persistence.dump(estimator) for estimator in estimators]
+    return contents + [(SAVED / f"{name}.safetensors").read_bytes() for name in OLD]
 
 
 # ---------------------------------------------------------------------- mutations
@@ -84,8 +109,8 @@ def seeds():
 
 def reseal(content):
     """With the checksum that belongs to the content."""
-    start, stop = persistence.DIGEST.start, persistence.DIGEST.stop
-    blank = content[:start] + persistence.BLANK.encode() + content[stop:]
+    start, stop = container.DIGEST.start, container.DIGEST.stop
+    blank = content[:start] + container.BLANK.encode() + content[stop:]
     digest = hashlib.sha256(blank).hexdigest().encode()
     return content[:start] + digest + content[stop:]
 
@@ -193,7 +218,7 @@ def change_structure(random, content):
         else:
             change_array(random, arrays)
         metadata = {
-            "sha256": persistence.BLANK,
+            "sha256": container.BLANK,
             **{k: v for k, v in metadata.items() if k != "sha256"},
         }
         text = json.dumps(metadata, separators=(",", ":"))

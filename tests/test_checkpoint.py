@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from search_helpers import tiny
 from skvae import ELBO
 from skvae.checkpoint import Checkpoint, States
 from skvae.model_selection import VAEGridSearchCV
-from test_estimator import tiny
 
 
 def future(X, estimator=None, grid=None, **options):

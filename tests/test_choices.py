@@ -41,13 +41,14 @@ def X(digits):
 def collapsing():
     return {
         "objective": ELBO(beta=1000),
-        "epochs": 260,
-        "batch_size": 60,
+        "hidden_dim": (),
+        "epochs": 22,  # of 24 steps
+        "batch_size": 5,
         "learning_rate": 0.01,
     }
 
 
-def test_a_collapsed_posterior_warns_with_its_mends(X, collapsing):
+def test_a_collapsed_posterior_warns_with_advice(X, collapsing):
     with pytest.warns(PosteriorCollapseWarning, match="0 of 4 latent") as seen:
         model = tiny(4, **collapsing).fit(X)
     assert "ELBO(warmup=0.5)" in str(seen[0].message)
@@ -59,7 +60,7 @@ def test_a_collapsed_posterior_warns_with_its_mends(X, collapsing):
     "change",
     [
         {"latent_dim": 3},  # one active of three is no collapse
-        {"epochs": 200},  # too early to tell
+        {"epochs": 20},  # too early to tell
         {"objective": ELBO(), "likelihood": "gaussian"},
     ],
     ids=str,
@@ -120,14 +121,14 @@ def test_images_of_another_shape_are_refused(images):
     model = tiny().fit(images)
     channels = images.shape[1]
     turned = images.reshape(len(images), channels, 4, 16)
-    message = rf"shape \({channels}, 4, 16\).*fitted on \({channels}, 8, 8\)"
+    message = rf"shape \({channels}, 4, 16\).*fitted on .*shape \({channels}, 8, 8\)"
     for call in (model.transform, model.score, model.partial_fit):
         with pytest.raises(ValueError, match=message):
             call(turned)
     with pytest.raises(ValueError, match=message):
         model.fit(images, X_val=turned)
     on_rows = tiny().fit(images.reshape(len(images), -1))
-    with pytest.raises(ValueError, match="fitted on rows"):
+    with pytest.raises(ValueError, match=r"X\.reshape\(len\(X\), -1\)"):
         on_rows.transform(images)
 
 

@@ -1,47 +1,42 @@
-import copy
+"""ConditionalVAEEstimator: labels become a condition, and that is all it adds."""
+
 import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from scipy.special import logsumexp
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from skvae import (
-    ELBO,
-    ConditionalVAEEstimator,
-    VAEEstimator,
-    log_likelihood_scorer,
-    neg_elbo_scorer,
-)
+from estimator_helpers import assert_equal, snapshot
+from estimator_helpers import tiny as tiny_plain
+from estimator_helpers import tiny_conditional as tiny
+from skvae import ELBO, ConditionalVAEEstimator
 from skvae.datasets import load_digits
 
 X, Y = load_digits(return_X_y=True)
-
-
-def tiny(**parameters):
-    defaults = {
-        "latent_dim": 2,
-        "hidden_dim": 16,
-        "epochs": 2,
-        "batch_size": 50,
-        "random_state": 0,
-    }
-    return ConditionalVAEEstimator(**{**defaults, **parameters})
+FEW, FEW_Y = X[:200], Y[:200]
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return tiny(latent_dim=4, hidden_dim=64, epochs=40, learning_rate=5e-3).fit(X, Y)
+    """An estimator that no test changes."""
+    vae = tiny(latent_dim=4, hidden_dim=64, epochs=40, learning_rate=5e-3)
+    return vae.fit(X, Y)
 
 
 @pytest.fixture(scope="module")
 def judge():
     return KNeighborsClassifier(3).fit(X, Y)
+
+
+# ------------------------------------------------------------------ what labels do
 
 
 def test_samples_of_a_class_look_like_it(fitted, judge):
@@ -50,6 +45,7 @@ def test_samples_of_a_class_look_like_it(fitted, judge):
     assert np.mean(judge.predict(rows) == classes) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "prior"), [(ELBO(beta=4), "model"), ("elbo", "mixture")]
 )
@@ -75,19 +71,28 @@ def test_style_transfer_changes_the_class_and_keeps_the_code(fitted, judge):
     assert np.mean(judge.predict(moved) == 3) > 0.9
     # Not one picture for all: the style is that of the row.
     assert moved.std(axis=0).max() > 0.05
+    np.testing.assert_allclose(fitted.reconstruct(X[:200], np.full(200, 3)), moved)
 
 
 def test_the_encoder_sees_no_label(fitted):
     assert fitted.transform(X[:5]).shape == (5, 4)
-    pipeline = make_pipeline(MinMaxScaler(), tiny()).fit(X, Y)
-    assert pipeline.transform(X).shape == (len(X), 2)
+    pipeline = make_pipeline(MinMaxScaler(), tiny(epochs=1)).fit(FEW, FEW_Y)
+    assert pipeline.transform(FEW).shape == (len(FEW), 2)
 
 
 def test_labels_help(fitted):
-    plain = VAEEstimator(
-        4, hidden_dim=64, epochs=40, batch_size=50, learning_rate=5e-3, random_state=0
-    ).fit(X)
-    assert fitted.score(X, Y) > plain.score(X) + 0.5
+    plain = tiny_plain(latent_dim=4, hidden_dim=64, epochs=40, learning_rate=5e-3)
+    assert fitted.score(X, Y) > plain.fit(X).score(X) + 0.5
+
+
+@pytest.mark.parametrize("network", ["conv", "ladder", "mlp"])
+def test_every_network_takes_the_condition(network):
+    vae = tiny(network=network, epochs=1).fit(FEW[:100], FEW_Y[:100])
+    a, b = (vae.inverse_transform(np.zeros((1, 2)), y) for y in (0, 1))
+    assert np.abs(a - b).max() > 0
+
+
+# ------------------------------------------------------------------ scores
 
 
 def test_without_labels_the_score_is_that_of_the_mixture_of_classes(fitted):
@@ -115,103 +120,211 @@ def test_scores_use_the_labels_they_are_given(fitted):
     )
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        np.array(list("abc"))[Y % 3],
-        np.array(list("abc"), dtype=object)[Y % 3],
-        Y % 3 == 0,
-        pd.Series(np.array(list("abc"))[Y % 3], dtype="category"),
-        (Y % 3).astype(np.float64),
-        (Y % 3).tolist(),
-    ],
-    ids=["str", "object", "bool", "category", "float", "list"],
-)
-def test_labels_of_any_dtype(labels):
-    vae = tiny(epochs=1).fit(X, labels)
+def test_search_scores_with_labels():
+    grid = {"learning_rate": [1e-9, 1e-2]}
+    search = GridSearchCV(tiny(epochs=5), grid, cv=2).fit(FEW, FEW_Y)
+    assert search.best_params_ == {"learning_rate": 1e-2}
+    best = clone(search.best_estimator_).fit(FEW, FEW_Y)
+    assert search.score(FEW, FEW_Y) == pytest.approx(best.score(FEW, FEW_Y), abs=1e-2)
+
+
+# ------------------------------------------------------------------ what labels are
+
+LABELS = {
+    "str": np.array(list("abc"))[FEW_Y % 3],
+    "object": np.array(list("abc"), dtype=object)[FEW_Y % 3],
+    "bool": FEW_Y % 3 == 0,
+    "category": pd.Series(np.array(list("abc"))[FEW_Y % 3], dtype="category"),
+    "polars": pl.Series(np.array(list("abc"))[FEW_Y % 3]),
+    "float": (FEW_Y % 3).astype(np.float64),
+    "uint8": (FEW_Y % 3).astype(np.uint8),
+    "list": (FEW_Y % 3).tolist(),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_any_dtype(kind):
+    labels = LABELS[kind]
+    vae = tiny(epochs=1).fit(FEW, labels)
     assert list(vae.classes_) == sorted(set(labels))
+    assert vae.class_count_.sum() == len(FEW)
     one = vae.classes_[0]
     assert vae.sample(3, y=one, random_state=0).shape == (3, 64)
-    assert np.isfinite(vae.score(X, labels))
+    assert np.isfinite(vae.score(FEW, labels))
     again = pickle.loads(pickle.dumps(vae))
     np.testing.assert_array_equal(
-        again.reconstruct(X, labels), vae.reconstruct(X, labels)
+        again.reconstruct(FEW, labels), vae.reconstruct(FEW, labels)
     )
 
 
-def test_missing_or_unknown_labels_are_refused(fitted):
-    with pytest.raises(ValueError, match="requires y to be passed"):
-        tiny().fit(X, None)
-    with pytest.raises(TypeError, match="'y'"):
-        tiny().fit(X)
-    with pytest.raises(ValueError, match="missing label"):
-        tiny().fit(X, np.where(Y == 3, np.nan, Y))
-    with pytest.raises(ValueError, match=r"10 labels, but there are \d+ rows"):
-        tiny().fit(X, Y[:10])
+MISSING = np.where(FEW_Y == 3, np.nan, FEW_Y)
+BAD_LABELS = {
+    "none": (None, "requires y to be passed"),
+    "missing": (MISSING, "missing label"),
+    "missing object": (
+        np.array([None, "a"] * 100, dtype=object),
+        "missing label|types",
+    ),
+    "too few": (FEW_Y[:10], r"10 labels, but there are 200 rows"),
+    "mixed types": (
+        np.array([1, "a"] * 100, dtype=object),
+        r"\['int', 'str'\].*strings",
+    ),
+    "numbers": (np.linspace(0, 1, 200), "(?i)continuous|classification"),
+    "two columns": (np.stack([FEW_Y, FEW_Y], 1), "1d array"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_bad_labels_are_refused_and_change_nothing(kind):
+    labels, message = BAD_LABELS[kind]
+    for model in (tiny(), tiny(epochs=1).fit(FEW, FEW_Y)):
+        before = snapshot(model)
+        with pytest.raises(ValueError, match=message):
+            model.fit(FEW, labels)
+        assert_equal(before, snapshot(model))
+
+
+def test_a_column_of_labels_is_taken_with_one_warning():
+    with pytest.warns(UserWarning, match="column-vector y was passed") as seen:
+        tiny(epochs=1).fit(FEW, FEW_Y[:, None])
+    assert len(seen) == 1
+
+
+def test_missing_or_unknown_labels_are_refused_by_name(fitted):
     for call in (
-        lambda y: fitted.sample(2, y=y),
         lambda y: fitted.inverse_transform(np.zeros((2, 4)), y),
         lambda y: fitted.interpolate(X[0], X[1], y=y),
+        lambda y: fitted.reconstruct(X[:2], None if y is None else [y, y]),
     ):
         with pytest.raises(ValueError, match="y to be passed"):
             call(None)
         with pytest.raises(ValueError, match=r"unknown label 11; .*\[0, 1, 2"):
             call(11)
-    with pytest.raises(ValueError, match="y to be passed"):
-        fitted.reconstruct(X[:2])
+    with pytest.raises(ValueError, match=r"unknown label 11; .*\[0, 1, 2"):
+        fitted.sample(2, y=11)
     with pytest.raises(ValueError, match="unknown label"):
         fitted.score_samples(X[:2], [3, 11])
+    with pytest.raises(ValueError, match="3 labels, but there are 2 rows"):
+        fitted.sample(2, y=[1, 2, 3])
+    with pytest.raises(ValueError, match="n_samples='a' must be an int"):
+        fitted.sample("a", y=1)
 
 
-def test_a_failed_fit_changes_nothing(fitted):
-    model = copy.deepcopy(fitted)
-    before = model.__dict__.copy()
-    with pytest.raises(ValueError, match="missing label"):
-        model.fit(X, np.where(Y == 3, np.nan, Y))
-    assert model.__dict__.keys() == before.keys()
-    np.testing.assert_array_equal(model.classes_, before["classes_"])
+# ------------------------------------------------------------ labels that are drawn
+
+IRIS, KIND = load_iris(return_X_y=True)
+# Three clusters that nobody mistakes, and a class of each, one of them rare.
+FAR = np.concatenate([IRIS[:20] + 30 * k for k in range(3)])
+FAR_Y = np.repeat(["few", "more", "most"], 20)
+
+
+@pytest.fixture(scope="module")
+def weighted():
+    weights = np.repeat([1.0, 4.0, 15.0], 20)
+    vae = tiny(latent_dim=1, epochs=60, learning_rate=1e-2, batch_size=20)
+    return vae.fit(FAR, FAR_Y, sample_weight=weights)
+
+
+@pytest.mark.parametrize("prior", ["model", "mixture"])
+def test_labels_that_are_not_given_are_as_frequent_as_in_training(weighted, prior):
+    np.testing.assert_array_equal(weighted.class_count_, [20, 80, 300])
+    rows = weighted.sample(1000, 0, prior=prior)
+    cluster = np.clip(np.rint((rows[:, 0] - 5) / 30), 0, 2).astype(int)
+    shares = np.bincount(cluster, minlength=3) / 1000
+    np.testing.assert_allclose(shares, [0.05, 0.2, 0.75], atol=0.05)
+    np.testing.assert_array_equal(rows, weighted.sample(1000, 0, prior=prior))
+
+
+def test_rows_that_are_not_trained_on_are_not_counted():
+    weights = np.where(np.arange(60) % 4 == 0, 0.0, 1.0)
+    vae = tiny(epochs=1).fit(FAR, FAR_Y, sample_weight=weights)
+    np.testing.assert_array_equal(vae.class_count_, [15, 15, 15])
+    vae = tiny(epochs=1, validation_fraction=0.5).fit(FAR, FAR_Y)
+    assert vae.class_count_.sum() == 30
+    vae = tiny(epochs=1).fit(FAR, FAR_Y, X_val=FAR[:7], y_val=FAR_Y[:7])
+    np.testing.assert_array_equal(vae.class_count_, [20, 20, 20])
+    # A class whose rows all weigh nothing is known, and has no share.
+    nothing = np.where(FAR_Y == "few", 0.0, 1.0)
+    vae = tiny(epochs=1).fit(FAR, FAR_Y, sample_weight=nothing)
+    assert list(vae.classes_) == ["few", "more", "most"]
+    np.testing.assert_array_equal(vae.class_count_, [0, 20, 20])
+    assert np.isfinite(vae.score_samples(FAR)).all()
 
 
 def test_partial_fit_knows_the_classes_to_come():
-    few = Y < 5
-    vae = tiny().partial_fit(X[few], Y[few], classes=np.arange(10))
-    vae.partial_fit(X[~few], Y[~few])
-    np.testing.assert_array_equal(vae.class_count_, np.bincount(Y))
-    short = tiny().partial_fit(X[few], Y[few])
+    few = FEW_Y < 5
+    vae = tiny().partial_fit(FEW[few], FEW_Y[few], classes=np.arange(10))
+    vae.partial_fit(FEW[~few], FEW_Y[~few])
+    np.testing.assert_array_equal(vae.class_count_, np.bincount(FEW_Y))
+    short = tiny().partial_fit(FEW[few], FEW_Y[few])
     with pytest.raises(ValueError, match="unknown label"):
-        short.partial_fit(X[~few], Y[~few])
+        short.partial_fit(FEW[~few], FEW_Y[~few])
+    with pytest.raises(ValueError, match="unknown label"):
+        tiny().partial_fit(FEW, FEW_Y, classes=[0, 1])
+
+
+def test_warm_start_counts_the_rows_of_the_last_fit():
+    vae = tiny(warm_start=True, epochs=1).fit(FAR, FAR_Y).fit(FAR[10:], FAR_Y[10:])
+    np.testing.assert_array_equal(vae.class_count_, [10, 20, 20])
+
+
+# ------------------------------------------------------------------ validation sets
 
 
 def test_explicit_validation_set_takes_labels():
-    vae = tiny().fit(X[:1000], Y[:1000], X_val=X[1000:], y_val=Y[1000:])
-    assert np.isfinite(vae._records[-1].validation_loss)
-    with pytest.raises(ValueError, match="y to be passed"):
-        tiny().fit(X[:1000], Y[:1000], X_val=X[1000:])
-    held_out = tiny(validation_fraction=0.2).fit(X, Y)
-    assert np.isfinite(held_out._records[-1].validation_loss)
+    vae = tiny(epochs=1).fit(FEW[:150], FEW_Y[:150], X_val=FEW[150:], y_val=FEW_Y[150:])
+    assert np.isfinite(vae.history_.validation_loss).all()
+    held_out = tiny(epochs=1, validation_fraction=0.2).fit(FEW, FEW_Y)
+    assert np.isfinite(held_out.history_.validation_loss).all()
+    for options, message in (
+        ({"X_val": FEW}, "y to be passed"),
+        ({"y_val": FEW_Y}, r"y_val was given without X_val"),
+        ({"X_val": FEW, "y_val": FEW_Y + 7}, "unknown label"),
+        ({"X_val": FEW, "y_val": FEW_Y[:9]}, "9 labels, but there are 200 rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vae.fit(FEW, FEW_Y, **options)
 
 
-def test_search_scores_with_labels():
-    for scoring in (neg_elbo_scorer, log_likelihood_scorer(4), None):
-        search = GridSearchCV(tiny(), {"epochs": [1, 3]}, scoring=scoring, cv=2)
-        search.fit(X[:400], Y[:400])
-        assert search.best_params_ == {"epochs": 3}
-    estimator = clone(tiny()).fit(X[:200], Y[:200])
-    assert neg_elbo_scorer(estimator, X[200:250], Y[200:250]) == pytest.approx(
-        estimator.score(X[200:250], Y[200:250])
-    )
+def test_labels_of_a_validation_set_without_one_are_refused_by_both():
+    with pytest.raises(ValueError, match=r"y_val was given without X_val"):
+        tiny_plain().fit(FEW, y_val=FEW_Y)
 
 
-@pytest.mark.parametrize("network", ["conv", "ladder", "mlp"])
-def test_every_network_takes_the_condition(network):
-    vae = tiny(network=network, epochs=1).fit(X[:200], Y[:200])
-    a, b = (vae.inverse_transform(np.zeros((1, 2)), y) for y in (0, 1))
-    assert np.abs(a - b).max() > 0
+# ------------------------------------------------------------------ other methods
 
 
 def test_mixture_of_codes_and_noise():
-    vae = tiny(epochs=1).fit(X[:300], Y[:300])
+    vae = tiny(epochs=1).fit(FEW, FEW_Y)
     rows = vae.sample(20, 0, y=4, prior="mixture", observation_noise=True)
     assert set(np.unique(rows)) <= {0.0, 1.0}
-    assert vae.interpolate(X[0], X[1], 5, y=4).shape == (5, 64)
-    assert vae.interpolate(X[:3], X[3:6], 5, y=[1, 2, 3]).shape == (3, 5, 64)
+
+
+def test_interpolation_of_a_class(fitted):
+    line = fitted.interpolate(X[0], X[1], 5, y=4)
+    assert line.shape == (5, 64)
+    ends = fitted.inverse_transform(fitted.transform(X[:2]), [4, 4])
+    np.testing.assert_allclose(line[[0, -1]], ends, rtol=1e-5, atol=1e-6)
+    lines = fitted.interpolate(X[:3], X[3:6], 5, y=[1, 2, 3])
+    assert lines.shape == (3, 5, 64)
+    starts = fitted.inverse_transform(fitted.transform(X[:3]), [1, 2, 3])
+    np.testing.assert_allclose(lines[:, 0], starts, rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_comes_back_as_a_table():
+    """Numbers and names, not the codes inside."""
+    frame = pd.DataFrame({"size": IRIS[:, 0], "town": np.array(list("abc"))[KIND]})
+    vae = tiny(epochs=1).fit(frame, KIND)
+    codes = vae.transform(frame)
+    for out in (
+        vae.inverse_transform(codes, KIND),
+        vae.reconstruct(frame, KIND),
+        vae.sample(150, 0, y=1),
+        vae.sample(150, 0),
+        vae.interpolate(frame[:50], frame[50:100], 3, y=1),
+    ):
+        assert isinstance(out, pd.DataFrame)
+        assert len(out) == 150
+        assert list(out.dtypes) == list(frame.dtypes)
+        assert set(out["town"]) <= set("abc")

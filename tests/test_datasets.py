@@ -27,7 +27,11 @@ each_torchvision = pytest.mark.parametrize("name", TORCHVISION_LOADERS)
 
 @pytest.fixture
 def vision():
-    return pytest.importorskip("torchvision", reason="torchvision is not installed")
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:  # missing, or of another torch
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    return torchvision
 
 
 @pytest.fixture

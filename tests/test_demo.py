@@ -1,5 +1,6 @@
 import base64
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,18 +20,36 @@ PICTURES = {
 }
 
 
+def few_digits():
+    X_train, X_test, y_train, y_test = demo._digits()
+    return X_train[:200], X_test[:100], y_train[:200], y_test[:100]
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    settings = {**demo.DATASETS["digits"], "epochs": 2, "search_epochs": 1}
+    settings = {"load": few_digits, "epochs": 2, "search_epochs": 1}
     monkeypatch.setitem(demo.DATASETS, "digits", settings)
+    monkeypatch.setattr(demo, "VAEEstimator", partial(VAEEstimator, hidden_dim=16))
     monkeypatch.setattr(demo, "GRID", {"latent_dim": [2, 3], "learning_rate": [1e-3]})
-    monkeypatch.setattr(demo, "SEARCH_ROWS", 300)
+    monkeypatch.setattr(demo, "SEARCH_ROWS", 60)
+    monkeypatch.setattr(demo, "SEARCH_JOBS", 1)
 
 
 def test_demo_writes_every_picture_and_a_report_that_holds_them(
     quick, tmp_path, capsys
 ):
-    report = demo.run("digits", tmp_path / "new" / "folder")
+    check_demo(tmp_path, capsys, layers="64-16-20-16-64", rows=200, candidates=2)
+
+
+@pytest.mark.slow
+def test_demo_as_it_is_but_for_its_epochs(monkeypatch, tmp_path, capsys):
+    settings = {**demo.DATASETS["digits"], "epochs": 20, "search_epochs": 2}
+    monkeypatch.setitem(demo.DATASETS, "digits", settings)
+    check_demo(tmp_path, capsys, layers="64-400-20-400-64", rows=1437, candidates=12)
+
+
+def check_demo(folder, capsys, layers, rows, candidates):
+    report = demo.run("digits", folder / "new" / "folder")
     text = report.read_text("utf-8")
     assert {path.stem for path in report.parent.glob("*.png")} == PICTURES
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
@@ -38,10 +57,11 @@ def test_demo_writes_every_picture_and_a_report_that_holds_them(
     assert all(base64.b64decode(data).startswith(b"\x89PNG") for data in embedded)
     # Self-contained: nothing is fetched from anywhere.
     assert not re.search(r'(?:src|href)="(?!data:)', text)
-    assert "64-400-20-400-64" in text
+    assert layers in text
     printed = capsys.readouterr().out
+    assert f"{rows:,} images to learn from" in printed
     assert "per batch of 100 images" in printed
-    assert "best of 2 candidates" in printed
+    assert f"best of {candidates} candidates" in printed
 
 
 def test_loss_table_counts_per_image_and_per_batch():

@@ -6,6 +6,7 @@ import torch
 from skvae import device as device_module
 from skvae.device import (
     MULTI_THREAD_MIN_PRODUCTS,
+    answering,
     available_memory,
     flush_denormals,
     one_thread,
@@ -37,6 +38,14 @@ def test_missing_device_is_named_with_what_is_there(device):
         resolve_device(device)
 
 
+@pytest.mark.parametrize("device", ["gpu", "nonsense:1"])
+def test_an_unknown_device_is_not_answered_with_all_that_torch_knows(device):
+    with pytest.raises(ValueError, match="is not known") as refusal:
+        resolve_device(device)
+    assert len(str(refusal.value)) < 120
+    assert "vulkan" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_precision(monkeypatch, native):
     monkeypatch.setattr(device_module, "cpu_has_bfloat16", lambda: native)
@@ -53,6 +62,17 @@ def test_auto_precision(monkeypatch, native):
 def test_asked_for_precision_is_given(precision):
     resolved = resolve_precision(precision, CPU, exact=True, n_weights=1)
     assert resolved == getattr(torch, precision)
+
+
+def test_what_needs_float32_is_not_trained_in_less():
+    def resolve(precision):
+        return resolve_precision(
+            precision, CPU, exact=False, n_weights=10**6, needs_float32=True
+        )
+
+    assert resolve("auto") == resolve("float32") == torch.float32
+    with pytest.raises(ValueError, match=r"precision='bfloat16'.*flow.*'float32'"):
+        resolve("bfloat16")
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -83,6 +103,19 @@ def test_one_thread_is_for_small_steps_only(two_threads):
     assert torch.get_num_threads() == 2
     with training(CPU, MULTI_THREAD_MIN_PRODUCTS):
         assert torch.get_num_threads() == 2
+
+
+def test_a_forked_process_computes_on_one_thread(two_threads, monkeypatch):
+    """test_threads.py has such a process; this is what it does there."""
+    with answering():
+        assert torch.get_num_threads() == 2
+    monkeypatch.setattr(device_module, "_forked", False)
+    device_module._note_fork()
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    for state in (answering(), training(CPU, MULTI_THREAD_MIN_PRODUCTS)):
+        with state:
+            assert torch.get_num_threads() == 1
 
 
 def test_overlapping_threads_all_get_their_count_back(two_threads):

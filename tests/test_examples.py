@@ -21,10 +21,15 @@ def test_grid_search(tmp_path, capsys):
     pytest.importorskip("pandas")
     plt = pytest.importorskip("matplotlib.pyplot")
     example = load("grid_search")
-    example.QUICK = {**example.QUICK, "epochs": [1, 2]}
-    search = example.main(out=tmp_path, n_jobs=1, rows=200)
+    example.QUICK = {
+        **example.QUICK,
+        "epochs": [2],
+        "hidden_dim": [4, 8],
+        "latent_dim": [1, 2],
+    }
+    search = example.main(out=tmp_path, n_jobs=1, rows=100)
     plt.close("all")
-    assert len(search.cv_results_["params"]) == 32
+    assert len(search.cv_results_["params"]) == 16
     assert len(list(tmp_path.glob("*.png"))) == 2
     assert list((tmp_path / "checkpoint").glob("*.json"))
     assert "tasks, about" in capsys.readouterr().out
@@ -42,6 +47,8 @@ def test_optuna_pruning():
     assert all(max(t.intermediate_values) < 8 for t in pruned)
 
 
+@pytest.mark.slow  # a cluster of processes that import torch
+@pytest.mark.slow  # its workers are processes, which import torch
 def test_dask_cluster():
     pytest.importorskip("distributed")
     state = random.getstate()  # which the cluster's client stirs

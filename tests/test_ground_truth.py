@@ -32,7 +32,7 @@ def linear_vae(n_rows, **options):
         latent_dim=LATENT_DIM,
         hidden_dim=(),
         likelihood="gaussian",
-        epochs=max(1, round(4000 * 100 / n_rows)),
+        epochs=max(1, round(1500 * 100 / n_rows)),
         learning_rate=1e-2,
         learning_rate_schedule="cosine",
         random_state=0,
@@ -40,7 +40,10 @@ def linear_vae(n_rows, **options):
     )
 
 
-@pytest.fixture(scope="module", params=sorted(LOADERS))
+SETS = ["wine", *(pytest.param(n, marks=pytest.mark.slow) for n in list(LOADERS)[::2])]
+
+
+@pytest.fixture(scope="module", params=SETS)
 def fitted(request):
     raw = LOADERS[request.param]().data
     X = StandardScaler().fit_transform(raw)
@@ -72,7 +75,7 @@ def test_log_likelihood_rises_towards_the_exact_value_and_never_passes_it(fitted
     # The exact likelihood of the fitted decoder, N(b, W W' + s^2 I), in X's units.
     decoder, units = vae.model_.network.decoder[0], vae.units_
     weight = decoder.weight.detach().double().numpy()
-    log_scale = vae.model_.likelihood_parameters["log_scale"].item()
+    log_scale = vae.model_.likelihood.log_scale.item()
     variance = np.exp(2 * log_scale) + vae.likelihood_.min_scale**2
     density = multivariate_normal(
         decoder.bias.detach().double().numpy(),
@@ -94,7 +97,9 @@ def test_log_likelihood_rises_towards_the_exact_value_and_never_passes_it(fitted
     assert estimates[-1].mean() == pytest.approx(exact.mean(), rel=2e-3)
 
 
-@pytest.mark.parametrize("name", ["wine", "breast_cancer"])
+@pytest.mark.parametrize(
+    "name", ["wine", pytest.param("breast_cancer", marks=pytest.mark.slow)]
+)
 def test_raw_table_reaches_the_standardised_answer_in_its_own_units(name):
     raw = LOADERS[name]().data
     scaler = StandardScaler().fit(raw)

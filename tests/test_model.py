@@ -1,11 +1,28 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from skvae.likelihoods import Bernoulli, Gaussian
-from skvae.model import Batch, Model
+from skvae import VAEEstimator
+from skvae.forms import Column, Summary
+from skvae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Mixed,
+    Poisson,
+)
+from skvae.model import Architecture, Batch, Choices, Model
 from skvae.networks import MLP, FlowMLP, LadderNet
 from skvae.objectives import ELBO, IWAE, WAE, BetaTC
 from skvae.priors import MixturePrior, StandardNormal, VampPrior
+from skvae.units import Units
+
+# Two rows of mean 0.3 and of these standard deviations.
+SPREAD = np.linspace(0.1, 0.3, 6)
+ROWS = 0.3 + np.stack([SPREAD, -SPREAD])
 
 
 def make(
@@ -17,23 +34,31 @@ def make(
     latent_dim=(2,),
     hidden_dim=(5,),
     seed=0,
+    rows=ROWS,
+    units=None,
     **options,
 ):
     """An untrained model of six features."""
+    columns = tuple(Column(i) for i in range(rows.shape[1]))
+    summary = Summary(rows)
+    likelihood = (likelihood or Bernoulli()).resolve(columns, summary)
     return Model(
-        network or MLP(),
-        likelihood or Bernoulli(),
-        prior or StandardNormal(),
-        objective or ELBO(),
-        n_features=6,
-        latent_dim=latent_dim,
-        hidden_dim=hidden_dim,
-        unit=torch.full((6,), 2.0),
-        mean=torch.full((6,), 0.3),
-        spread=torch.linspace(0.1, 0.6, 6),
-        generator=torch.Generator().manual_seed(seed),
-        **options,
+        Choices(
+            network or MLP(),
+            likelihood,
+            prior or StandardNormal(),
+            objective or ELBO(),
+        ),
+        Architecture(latent_dim, hidden_dim, **options),
+        columns,
+        summary,
+        units or Units.identity(rows.shape[1]),
+        torch.Generator().manual_seed(seed),
     )
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -43,21 +68,24 @@ def x():
 
 def test_terms_are_the_four_choices_put_together(x):
     model = make()
-    noise = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(2))
+    noise = random(3, 4, 2)
     terms = model.terms(x, noise, analytic_kl=True)
     mean, log_variance = model.network.encoder(x).chunk(2, dim=-1)
     z = mean + (0.5 * log_variance).exp() * noise
     torch.testing.assert_close(terms.mean, mean)
-    torch.testing.assert_close(terms.kl, StandardNormal().kl(mean, log_variance))
-    torch.testing.assert_close(
-        terms.log_likelihood, Bernoulli().log_prob(x, model.network.decode(z))
-    )
+    torch.testing.assert_close(terms.log_variance, log_variance)
+    torch.testing.assert_close(terms.z, z)
+    torch.testing.assert_close(terms.kl, model.prior.kl(mean, log_variance))
+    raw = model.network.decode(z)
+    expected = model.likelihood.log_prob(x, raw)
+    torch.testing.assert_close(terms.log_likelihood, expected)
     assert terms.log_prior is None
+    assert terms.log_posterior is None
 
 
 def test_log_densities_of_the_draws_average_to_the_closed_form(x):
     model = make()
-    noise = torch.randn(100_000, 4, 2, generator=torch.Generator().manual_seed(2))
+    noise = random(100_000, 4, 2, seed=2)
     with torch.no_grad():
         closed = model.terms(x, noise[:1], analytic_kl=True).kl.sum(-1)
         drawn = model.terms(x, noise, analytic_kl=False)
@@ -66,15 +94,34 @@ def test_log_densities_of_the_draws_average_to_the_closed_form(x):
     assert ((drawn.divergence - closed).abs() < 5 * gaps.std(0) / 100_000**0.5).all()
 
 
-def test_learned_and_fixed_scales_reach_the_likelihood(x):
-    learned, fixed = make(Gaussian(scale="feature")), make(Gaussian(scale=0.5))
-    assert [n for n, _ in learned.named_parameters()][-1].endswith("log_scale")
-    assert "likelihood_log_scale" not in dict(fixed.named_parameters())
-    scale = fixed.likelihood_arguments()["log_scale"].exp()
+def test_the_parts_are_modules_of_their_own():
+    """What is learned and what is fixed is found under the name of its part."""
+    units = Units(np.zeros(6), np.full(6, 2.0))
+    learned = make(Gaussian(scale="feature"), prior=MixturePrior(2))
+    names = {name for name, _ in learned.named_parameters()}
+    assert {name for name in names if not name.startswith("network.")} == {
+        "likelihood.log_scale",
+        "prior.logits",
+        "prior.means",
+        "prior.log_variances",
+    }
+    fixed = make(Gaussian(scale=0.5), units=units)
+    assert "likelihood.log_scale" not in dict(fixed.named_parameters())
+    scale = fixed.state_dict()["likelihood.log_scale"].exp()
     torch.testing.assert_close(scale, torch.full((6,), 0.25))
-    assert torch.isfinite(
-        fixed.log_likelihood(x, fixed.decode(torch.zeros(4, 2)))
-    ).all()
+
+
+def test_the_encoder_sees_the_likelihoods_inputs():
+    rows = np.array([[0.0, 2, 1, 5, 0, 1], [1.0, 0, 1, 3, 1, 2]])
+    mixed = Mixed((("poisson", [3]), (Categorical(3), [1, 5]), ("gaussian", [0, 2, 4])))
+    model = make(mixed, rows=rows)
+    assert (model.likelihood.n_inputs, model.likelihood.n_raw) == (10, 10)
+    x = torch.tensor(rows, dtype=torch.float32)
+    posterior = model.infer(x, torch.zeros(1, 2, 2))
+    encoded = model.network.encoder(model.likelihood.see(x))
+    torch.testing.assert_close(posterior.mean, encoded[:, :2])
+    assert model.decode(posterior.z).shape == (1, 2, 10)
+    assert model.mean(posterior.mean).shape == (2, 6)
 
 
 # One choice of each kind that a model treats in its own way.
@@ -95,8 +142,8 @@ def test_draws_from_the_prior_have_the_density_of_the_terms(kind, x):
     """E[log p] by draws from p equals E[w log p] by draws from q, w = p / q."""
     model = make(**KINDS[kind])
     with torch.no_grad():
-        for parameter in model.prior_parameters.values():
-            parameter.add_(0.3 * torch.ones(()))
+        for parameter in model.prior.parameters():
+            parameter.add_(0.3)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(40_000, model.n_prior_noise, generator=generator)
     with torch.no_grad():
@@ -116,9 +163,7 @@ def test_draws_from_the_prior_have_the_density_of_the_terms(kind, x):
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_weights_do_not_depend_on_how_kl_is_worked_out(kind, x):
     model = make(**KINDS[kind])
-    noise = torch.randn(
-        20_000, 4, model.n_noise, generator=torch.Generator().manual_seed(2)
-    )
+    noise = random(20_000, 4, model.n_noise, seed=2)
     with torch.no_grad():
         closed = model.terms(x, noise, analytic_kl=True)
         drawn = model.terms(x, noise, analytic_kl=False)
@@ -132,14 +177,15 @@ def test_log_weights_do_not_depend_on_how_kl_is_worked_out(kind, x):
 
 def test_conditions_stand_beside_z(x):
     model = make(n_conditions=2)
-    z = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    z = random(3, 4, 2)
     condition = torch.eye(2)[[0, 1, 1, 0]]
     raw = model.decode(z, condition)
     beside = torch.cat([z, condition.expand(3, 4, 2)], dim=-1)
-    torch.testing.assert_close(raw, model.network.decode(beside))
-    torch.testing.assert_close(
-        model.mean(z[1], condition), torch.sigmoid(raw[1].squeeze(-1))
-    )
+    torch.testing.assert_close(raw, model.network.decoder(beside))
+    torch.testing.assert_close(model.mean(z[1], condition), torch.sigmoid(raw[1]))
+    terms = model.terms(x, random(2, 4, 2), condition, analytic_kl=True)
+    expected = model.likelihood.log_prob(x, model.decode(terms.z, condition))
+    torch.testing.assert_close(terms.log_likelihood, expected)
 
 
 def test_noise_of_the_loss_is_cut_into_its_parts(x):
@@ -151,7 +197,7 @@ def test_noise_of_the_loss_is_cut_into_its_parts(x):
     )
     assert (model.n_noise, model.n_prior_noise) == (2, 3)
     assert (model.n_loss_noise, model.n_training_noise) == (5, 5 + 2 * 9)
-    noise = torch.randn(1, 4, 23, generator=torch.Generator().manual_seed(0))
+    noise = random(1, 4, 23)
     loss, terms = model.loss(Batch(x, noise))
     torch.testing.assert_close(terms.prior_draws, model.draw_latent(noise[0, :, 2:5]))
     expected = model.terms(
@@ -162,25 +208,90 @@ def test_noise_of_the_loss_is_cut_into_its_parts(x):
     assert not torch.equal(loss, whole)
 
 
-def test_a_prior_over_x_starts_where_the_encoder_sees_the_data():
-    class Counts(Bernoulli):
-        def network_input(self, x):
-            return torch.log1p(x)
+def test_the_loss_is_a_function_of_weights_batch_and_noise(x):
+    model = make(objective=IWAE(3))
+    batch = Batch(x, random(3, 4, model.n_training_noise), n_rows=4, progress=0.3)
+    (one, terms), (again, _) = model.loss(batch), model(batch)
+    assert torch.equal(one, again)
+    assert torch.equal(one, model.objective.loss(terms))
+    assert (terms.n_rows, terms.progress) == (4, 0.3)
+    state = {name: 2 * value for name, value in model.state_dict().items()}
+    other, _ = torch.func.functional_call(model, state, (batch,))
+    assert not torch.equal(one, other)
+    assert torch.equal(model.loss(batch)[0], one)
 
-    mean, spread = torch.full((6,), 0.3), torch.linspace(0.1, 0.6, 6)
-    u = make(Counts(), prior=VampPrior(5000)).prior_parameters["pseudo_inputs"]
+
+# ------------------------------------------------------------------ missing entries
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian("row"), Poisson()])
+def test_missing_entries_add_nothing_to_the_density(x, likelihood):
+    model, noise = make(likelihood), random(2, 4, 2)
+    observed = torch.tensor([[True, True, False, True, False, True]] * 4)
+    given = x.where(observed, torch.tensor(float("nan")))
+    terms = model.terms(
+        given, noise, observed=observed, seen=observed, analytic_kl=True
+    )
+    by_column = model.likelihood.log_prob_by_column(x, model.decode(terms.z))
+    expected = (by_column * observed).sum(-1)
+    torch.testing.assert_close(terms.log_likelihood, expected)
+    # The encoder sees them as zeros here.
+    encoded = model.network.encoder(model.likelihood.see(x, observed))
+    torch.testing.assert_close(terms.mean, encoded[:, :2])
+    loss, _ = model.loss(Batch(given, noise, observed=observed, seen=observed))
+    gradients = torch.autograd.grad(loss.sum(), list(model.network.parameters()))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_what_is_hidden_from_the_encoder_still_counts(x):
+    model, noise = make(), random(2, 4, 2)
+    seen = torch.tensor([[True, False, True, True, False, True]] * 4)
+    terms = model.terms(x, noise, seen=seen, analytic_kl=True)
+    shown = model.terms(x * seen, noise, analytic_kl=True)
+    torch.testing.assert_close(terms.mean, shown.mean)
+    expected = model.likelihood.log_prob(x, model.decode(terms.z))
+    torch.testing.assert_close(terms.log_likelihood, expected)
+    assert not torch.equal(terms.log_likelihood, shown.log_likelihood)
+
+
+# ------------------------------------------------------------------ the start
+
+
+def test_a_prior_over_x_starts_where_the_encoder_sees_the_data():
+    rows = np.array([[0.0, 1, 4, 9, 16, 25], [2.0, 3, 8, 9, 30, 35]])
+    u = make(Poisson(), prior=VampPrior(5000), rows=rows).prior.pseudo_inputs
+    mean = torch.tensor(rows.mean(axis=0)).float()
+    spread = torch.tensor(rows.std(axis=0)).float()
     torch.testing.assert_close(u.mean(0), torch.log1p(mean), atol=0.05, rtol=0)
     expected = torch.log1p(mean + spread) - torch.log1p(mean)
-    torch.testing.assert_close(u.std(0), expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(u.std(0), expected, rtol=0.05, atol=1e-6)
+
+
+def test_outputs_start_at_the_mean_of_the_data():
+    model = make(hidden_dim=())
+    with torch.no_grad():
+        mean = model.mean(torch.zeros(1, 2))
+    torch.testing.assert_close(mean, torch.full((1, 6), 0.3))
 
 
 def test_log_likelihoods_are_summed_in_float32(x):
-    model = make()
-    raw, x = model.decode(torch.zeros(4, 2)).bfloat16(), x.bfloat16()
-    expected = model.log_likelihood(x.float(), raw.float())
-    got = model.log_likelihood(x, raw)
-    assert got.dtype == torch.float32
-    assert torch.equal(got, expected)
+    """In bfloat16 a sum over columns would be off by tenths of a nat."""
+    model, noise = make(), random(3, 4, 2)
+    exact = model.terms(x, noise, analytic_kl=True)
+    model.network.bfloat16()
+    coarse = model.terms(x, noise, analytic_kl=True)
+    for name in ("log_likelihood", "kl", "mean", "z"):
+        assert getattr(coarse, name).dtype == torch.float32, name
+    raw = model.decode(coarse.z)
+    assert raw.dtype == torch.bfloat16
+    expected = model.likelihood.log_prob(x, raw.float())
+    assert torch.equal(coarse.log_likelihood, expected)
+    torch.testing.assert_close(
+        coarse.log_likelihood, exact.log_likelihood, rtol=0.02, atol=0.02
+    )
+
+
+# ------------------------------------------------------------------ the check
 
 
 @pytest.mark.parametrize(
@@ -206,11 +317,23 @@ def test_log_likelihoods_are_summed_in_float32(x):
 def test_choices_that_do_not_go_together_name_both_sides(choices, message):
     with pytest.raises(ValueError, match=message):
         make(**choices)
+    good = Choices(MLP(), Bernoulli(), StandardNormal(), ELBO())
+    good.check()
+    with pytest.raises(ValueError, match=message):
+        replace(good, **choices).check()
 
 
-def test_mean_and_draw(x):
+def test_rows_that_are_no_whole_pixels_are_refused_by_fit():
+    with pytest.raises(ValueError, match=r"64 features, .*n_channels=3"):
+        VAEEstimator(likelihood=DiscretizedLogisticMixture()).fit(np.zeros((5, 64)))
+
+
+# ------------------------------------------------------------------ draws
+
+
+def test_mean_and_draw():
     model = make()
-    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    z = random(5, 2)
     with torch.no_grad():
         mean = model.mean(z)
         draws = model.draw(z, torch.Generator().manual_seed(0))
@@ -221,11 +344,15 @@ def test_mean_and_draw(x):
 @pytest.mark.parametrize("kind", ["ladder", "vamp on a ladder"])
 def test_draws_of_a_ladder_are_completed_by_the_network(kind):
     model = make(**KINDS[kind])
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(5, model.n_prior_noise, generator=generator)
-    n_top = model.prior.n_noise(2)
+    noise = random(5, model.n_prior_noise)
+    n_top = model.prior.n_noise
     assert model.n_prior_noise == n_top + 3
     z = model.draw_latent(noise)
-    top = model.prior.draw(noise[:, :n_top], **model.prior_arguments())
+
+    def encode(u):
+        zeros = torch.zeros(1, len(u), model.n_noise)
+        return model.network.infer(u, zeros).prior_gaussian()
+
+    top = model.prior.draw(noise[:, :n_top], encode=encode)
     torch.testing.assert_close(z, model.network.complete(top, noise[:, n_top:]))
     assert torch.equal(z[:, 3:], top)

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -6,7 +7,9 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from skvae import VAEEstimator
 from skvae.networks import (
+    ACTIVATIONS,
     MAX_LOG_VARIANCE,
     MLP,
     NETWORKS,
@@ -15,10 +18,13 @@ from skvae.networks import (
     FlowMLP,
     GaussianPosterior,
     LadderNet,
+    Network,
+    NetworkInputs,
+    beside,
     log_normal,
+    refuse_random_layers,
 )
-from skvae.networks.base import ACTIVATIONS
-from skvae.priors import StandardNormal
+from skvae.priors import PriorInputs, StandardNormal
 
 # (spec, widths of the levels of z) that stand for every network there is.
 CASES = {
@@ -31,6 +37,8 @@ CASES = {
     "flow_mlp": (FlowMLP(n_transforms=1, flow_dim=8), (2,)),
 }
 assert {type(spec) for spec, _ in CASES.values()} == set(NETWORKS.values())
+# Hidden widths, and raw outputs of each of the 16 features.
+SIZES = [((), 3), ((16,), 1), ((16, 12), 2)]
 
 
 def random(*shape, seed=3):
@@ -44,21 +52,36 @@ def build(
     latent_dim=(2,),
     hidden_dim=(5,),
     n_outputs=1,
+    n_raw=None,
     n_conditions=0,
     image_shape=None,
     seed=0,
 ):
-    bias = torch.arange(float(n_features * n_outputs)).view(n_features, n_outputs)
+    """A module of features with so many raw outputs each, whose bias counts them."""
+    n_raw = n_features * n_outputs if n_raw is None else n_raw
     return network.build(
-        n_features=n_features,
-        latent_dim=latent_dim,
-        hidden_dim=hidden_dim,
-        n_outputs=n_outputs,
-        output_bias=bias,
-        n_conditions=n_conditions,
-        image_shape=image_shape,
-        generator=torch.Generator().manual_seed(seed),
+        NetworkInputs(
+            n_inputs=n_features,
+            latent_dim=latent_dim,
+            hidden_dim=hidden_dim,
+            n_raw=n_raw,
+            output_bias=torch.arange(float(n_raw)),
+            n_conditions=n_conditions,
+            image_shape=image_shape,
+            generator=torch.Generator().manual_seed(seed),
+        )
     )
+
+
+def prior_kl(mean, log_variance):
+    """KL from the standard normal, by dimension."""
+    unknown = torch.zeros(1)
+    inputs = PriorInputs(mean.shape[-1], unknown, unknown, torch.Generator())
+    return StandardNormal().build(inputs).kl(mean, log_variance)
+
+
+def log_standard_normal(z):
+    return Normal(0.0, 1.0).log_prob(z).sum(-1)
 
 
 def flat(module):
@@ -72,8 +95,7 @@ def modules(*shapes, seed=0):
         return [nn.Linear(*shape) for shape in shapes]
 
 
-@pytest.mark.parametrize("n_outputs", [1, 3])
-@pytest.mark.parametrize("hidden_dim", [(), (16,), (16, 12)], ids=str)
+@pytest.mark.parametrize(("hidden_dim", "n_outputs"), SIZES, ids=str)
 @pytest.mark.parametrize("case", CASES)
 class TestContract:
     """What every network keeps to."""
@@ -94,15 +116,35 @@ class TestContract:
         assert posterior.z.shape == (3, 4, width)
         assert posterior.mean.shape == (4, width)
         assert posterior.log_prob().shape == (3, 4)
-        kl = posterior.kl(StandardNormal().kl)
+        kl = posterior.kl(prior_kl)
         assert kl is None or kl.shape == (4, width)
-        given = torch.cat([posterior.z, torch.ones(3, 4, 2)], dim=-1)
-        raw = module.decode(given)
-        assert raw.shape == (3, 4, 16, n_outputs)
-        torch.testing.assert_close(module.decode(given[1]), raw[1])
-        assert (
-            module.decode(given * torch.tensor([1.0] * width + [0, 0])) != raw
-        ).any()
+        condition = torch.ones(3, 4, 2)
+        raw = module.decode(posterior.z, condition)
+        assert raw.shape == (3, 4, 16 * n_outputs)
+        alone = module.decode(posterior.z[1], condition[1])
+        torch.testing.assert_close(alone, raw[1])
+        assert (module.decode(posterior.z, 0 * condition) != raw).any()
+        assert CASES[case][0].posterior == (
+            "gaussian"
+            if posterior.gaussian() is not None
+            else "flow"
+            if kl is None
+            else "hierarchical"
+        )
+
+    def test_the_gaussian_is_the_one_that_was_drawn_from(
+        self, case, hidden_dim, n_outputs
+    ):
+        module, _ = self.make(case, hidden_dim, n_outputs)
+        x, noise = random(4, 16), random(3, 4, module.n_noise)
+        posterior = module.infer(x, noise)
+        if (gaussian := posterior.gaussian()) is None:
+            assert CASES[case][0].posterior != "gaussian"
+            return
+        mean, log_variance = gaussian
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        torch.testing.assert_close(posterior.z, z)
+        assert posterior.prior_gaussian()[0] is mean
 
     def test_every_parameter_gets_a_gradient(self, case, hidden_dim, n_outputs):
         module, _ = self.make(case, hidden_dim, n_outputs)
@@ -122,7 +164,7 @@ class TestContract:
     def test_output_starts_at_its_bias(self, case, hidden_dim, n_outputs):
         module, width = self.make(case, hidden_dim, n_outputs)
         before = module.decode(torch.zeros(1, width))
-        expected = torch.arange(16.0 * n_outputs).view(16, n_outputs)
+        expected = torch.arange(16.0 * n_outputs)
         # What the hidden layers add at the start is small beside the bias.
         assert (before[0] - expected).abs().max() < 2
 
@@ -272,7 +314,8 @@ def test_encoder_decoder_is_the_pair():
     torch.testing.assert_close(posterior.mean, encoder(x)[:, :2])
     torch.testing.assert_close(posterior.log_variance, encoder(x)[:, 2:])
     z = random(4, 5, 3)
-    torch.testing.assert_close(module.decode(z), decoder(z).view(4, 5, 16, 2))
+    raw = module.decode(z[..., :2], z[..., 2:])
+    torch.testing.assert_close(raw, decoder(z))
 
 
 def test_encoder_decoder_is_copied_at_every_build():
@@ -286,11 +329,76 @@ def test_encoder_decoder_is_copied_at_every_build():
     assert encoder.weight.any()
 
 
-def test_encoder_decoder_runs_in_evaluation_mode():
-    (encoder, decoder) = modules((16, 4), (2, 16))
-    module = build(EncoderDecoder(nn.Sequential(encoder, nn.Dropout(0.9)), decoder))
-    x, noise = random(5, 16), torch.zeros(1, 5, 2)
-    assert torch.equal(module.infer(x, noise).mean, module.infer(x, noise).mean)
+def drawing(make):
+    """A function that makes modules of plain torch, out of the way of other tests."""
+
+    def aside(**options):
+        with torch.random.fork_rng(devices=[]):
+            return make(**options)
+
+    return aside
+
+
+recurrent = drawing(partial(nn.GRU, 4, 4, num_layers=2))
+attention = drawing(partial(nn.MultiheadAttention, 4, 2))
+
+RANDOM = [
+    nn.Dropout(0.9),
+    nn.Dropout2d(),
+    nn.AlphaDropout(),
+    nn.BatchNorm1d(4),
+    nn.SyncBatchNorm(4),
+    nn.InstanceNorm1d(4, track_running_stats=True),
+    recurrent(dropout=0.2),
+    attention(dropout=0.2),
+]
+
+
+@pytest.mark.parametrize("layer", RANDOM, ids=repr)
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_layers_that_could_not_act_are_refused(part, layer):
+    """Finding 12: they were switched off without a word."""
+    pair = dict(zip(("encoder", "decoder"), modules((16, 4), (2, 16)), strict=True))
+    pair[part] = nn.Sequential(pair[part], nn.Sequential(nn.Identity(), layer))
+    with pytest.raises(
+        ValueError,
+        match=rf"(?s)the {part} has the layer {type(layer).__name__}\(.*use ",
+    ):
+        build(EncoderDecoder(**pair))
+
+
+def test_layers_that_look_at_one_row_are_taken():
+    encoder, decoder = modules((16, 4), (2, 16))
+    fine = nn.Sequential(nn.LayerNorm(16), nn.GroupNorm(2, 16), nn.Dropout(0.0))
+    for layer in (nn.InstanceNorm1d(4), recurrent(), attention()):
+        refuse_random_layers("encoder", nn.Sequential(layer))
+    module = build(EncoderDecoder(nn.Sequential(fine, encoder), decoder))
+    assert module.infer(random(5, 16), torch.zeros(1, 5, 2)).mean.shape == (5, 2)
+
+
+def test_the_refusal_reaches_the_user_and_leaves_no_trace():
+    encoder, decoder = modules((16, 4), (2, 16))
+    vae = VAEEstimator(
+        2, network=(nn.Sequential(encoder, nn.Dropout(0.5)), decoder), epochs=1
+    )
+    with pytest.raises(ValueError, match=r"Dropout.*would never act.*MLP\(dropout="):
+        vae.fit(random(20, 16).numpy())
+    assert not hasattr(vae, "fitted_")
+
+    class Mine(Network):
+        def build(self, inputs):
+            module = MLP().build(inputs)
+            module.encoder.insert(1, nn.BatchNorm1d(400))
+            return module
+
+    vae.set_params(network=Mine())
+    with pytest.raises(ValueError, match=r"the network has the layer BatchNorm1d"):
+        vae.fit(random(20, 16).numpy())
+
+
+def test_our_own_networks_have_none_of_them():
+    for network, latent_dim in CASES.values():
+        refuse_random_layers("network", build(network, latent_dim=latent_dim))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +444,7 @@ def test_conv_takes_images_of_any_size(size, channels, n_outputs, n_channels):
         image_shape=shape,
     )
     posterior = module.infer(random(2, n_features), random(1, 2, 2))
-    raw = module.decode(posterior.z)
+    raw = module.decode(posterior.z).unflatten(-1, (n_features, n_outputs))
     assert raw.shape == (1, 2, n_features, n_outputs)
     start = torch.arange(float(n_features * n_outputs)).view(n_features, n_outputs)
     assert (raw - start).abs().max() < 3
@@ -351,7 +459,7 @@ def test_conv_takes_images_of_any_size(size, channels, n_outputs, n_channels):
     row, column = divmod(rest, size[1])
     with torch.no_grad():
         module.output_bias[channel * n_outputs + output, row, column] += 1
-    changed = module.decode(posterior.z)[0, 0] - before
+    changed = module.decode(posterior.z).unflatten(-1, (-1, n_outputs))[0, 0] - before
     expected = torch.zeros_like(changed)
     expected[pixel, output] = 1
     torch.testing.assert_close(changed, expected, atol=1e-2, rtol=0)
@@ -425,6 +533,24 @@ def test_conv_refuses_what_does_not_fit(network, n_features, message):
         build(network, n_features=n_features)
 
 
+@pytest.mark.parametrize(
+    "channels", [np.array([8, 16]), (np.uint8(8), np.int64(16)), [8, 16]], ids=repr
+)
+def test_channels_may_be_numpys(channels):
+    """Finding 24: NumPy's integers failed within torch."""
+    network = ConvNet(channels, n_residual=np.int64(1), image_shape=[np.int32(4)] * 2)
+    assert torch.equal(flat(build(network)), flat(build(ConvNet((8, 16)))))
+    # 20 x 13 = 260 would overflow the uint8 that it came as.
+    wide = ConvNet((np.uint8(20),), image_shape=(np.uint8(20), np.uint8(13)))
+    module = build(wide, n_features=260)
+    assert module.decode(torch.zeros(1, 2)).shape == (1, 260)
+
+
+def test_conv_needs_as_many_outputs_for_every_pixel():
+    with pytest.raises(ValueError, match=r"ConvNet\(\) .*there are 20 of 16 inputs"):
+        build(ConvNet(), n_raw=20)
+
+
 def test_residual_blocks_still_speak_where_the_image_is_one_pixel():
     module = build(ConvNet((8, 8)), hidden_dim=())
     block = module.encoder[4]
@@ -445,7 +571,7 @@ def test_ladder_of_one_level_is_the_mlp():
         (a.z, b.z),
         (a.mean, b.mean),
         (a.log_prob(), b.log_prob()),
-        (a.kl(StandardNormal().kl), b.kl(StandardNormal().kl)),
+        (a.kl(prior_kl), b.kl(prior_kl)),
         (a.prior_z, b.prior_z),
         (ladder.decode(a.z), mlp.decode(b.z)),
     ):
@@ -493,7 +619,7 @@ def test_levels_merge_in_proportion_to_their_precisions(two_levels):
         posterior.inner_log_prior().double(), prior.log_prob(bottom).sum(-1), **close
     )
     closed = kl_divergence(Normal(mean, variance.sqrt()), prior).mean(0)
-    kl = posterior.kl(StandardNormal().kl)
+    kl = posterior.kl(prior_kl)
     torch.testing.assert_close(kl[:, :3].double(), closed, **close)
 
 
@@ -502,9 +628,9 @@ def test_ladder_kl_is_the_mean_difference_of_log_densities(two_levels):
     with torch.no_grad():
         posterior = two_levels.infer(random(2, 16).double(), random(n, 2, 5).double())
         gaps = posterior.log_prob() - (
-            StandardNormal().log_prob(posterior.prior_z) + posterior.inner_log_prior()
+            log_standard_normal(posterior.prior_z) + posterior.inner_log_prior()
         )
-        closed = posterior.kl(StandardNormal().kl).sum(-1)
+        closed = posterior.kl(prior_kl).sum(-1)
     assert ((gaps.mean(0) - closed).abs() < 5 * gaps.std(0) / n**0.5).all()
     # It is no divergence of independent levels: what is above moves what is below.
     assert posterior.levels[0].mean.std(0).max() > 1e-3
@@ -568,3 +694,49 @@ def test_flow_posterior_bends():
     steps = module.infer(random(1, 16), noise).z[:, 0, 0].diff()
     assert (steps > 0).all()
     assert steps.max() / steps.min() > 1.05
+
+
+# ------------------------------------------------------------------ the base class
+
+
+def test_condition_stands_beside_z():
+    z, condition = random(3, 4, 2), torch.eye(2, dtype=torch.float64)[[0, 1, 1, 0]]
+    both = beside(z[0], condition)
+    torch.testing.assert_close(both[:, :2], z[0])
+    torch.testing.assert_close(both[:, 2:], condition.float())
+    assert both.dtype == torch.float32
+    assert beside(z, None) is z
+
+
+def test_chains_are_all_that_there_is():
+    for activation in ("relu", "tanh"):
+        module = build(MLP(activation), hidden_dim=(5, 4), n_conditions=3)
+        chains = module.chains()
+        assert chains.tanh == (activation == "tanh",) * 2
+        assert [layer.out_features for layer in chains.encoder] == [5, 4, 4]
+        assert [layer.in_features for layer in chains.decoder] == [5, 4, 5]
+        function = getattr(torch, activation)
+        x = random(7, 16)
+        hidden = function(chains.encoder[1](function(chains.encoder[0](x))))
+        torch.testing.assert_close(chains.encoder[2](hidden), module.encoder(x))
+    assert build(MLP("gelu"), hidden_dim=()).chains().tanh == (False, False)
+
+
+def frozen():
+    encoder, decoder = modules((16, 4), (2, 16))
+    return EncoderDecoder(encoder.requires_grad_(False), decoder)
+
+
+def shared():
+    layer, encoder, decoder = modules((16, 16), (16, 4), (2, 16))
+    return EncoderDecoder(nn.Sequential(layer, nn.ReLU(), layer, encoder), decoder)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [MLP("gelu"), MLP(dropout=0.1), MLP(layer_norm=True), ConvNet((4,)), frozen(),
+     shared(), EncoderDecoder(*modules((16, 4), (2, 16)))],
+    ids=lambda network: repr(network)[:30],
+)  # fmt: skip
+def test_chains_of_anything_else_are_none(network):
+    assert build(network).chains() is None

@@ -6,19 +6,17 @@ import torch
 from scipy import stats
 from scipy.special import logsumexp
 
+from skvae.discrepancy import maximum_mean_discrepancy
 from skvae.networks import GaussianPosterior, log_normal
 from skvae.objectives import (
     ELBO,
     IWAE,
-    KERNELS,
     MIWAE,
-    MMD_SCALES,
     OBJECTIVES,
     WAE,
     BetaTC,
     InfoVAE,
     Terms,
-    maximum_mean_discrepancy,
 )
 from skvae.spec import resolve
 
@@ -82,6 +80,24 @@ class TestContract:
         if not objective.needs_gaussian_posterior:
             terms.log_variance = None
         assert torch.isfinite(objective.loss(terms)).all()
+
+    def test_kl_weight_tells_the_whole_loss_or_nothing(self, name):
+        objective = OBJECTIVES[name]()
+        terms = drawn(objective.n_draws, progress=0.4)
+        weight = objective.kl_weight(0.4)
+        if weight is None:
+            assert name != "elbo"
+            return
+        expected = terms.reconstruction + weight * terms.divergence
+        torch.testing.assert_close(objective.loss(terms), expected)
+
+    def test_the_loss_follows_progress_only_where_it_says_so(self, name):
+        objective = OBJECTIVES[name]()
+        losses = [
+            objective.loss(drawn(objective.n_draws, progress=p)) for p in (0.1, 0.9)
+        ]
+        assert objective.follows_progress or torch.equal(*losses)
+        assert objective.hidden_fraction == 0
 
     def test_equal_weights_are_no_weights(self, name):
         objective = OBJECTIVES[name]()
@@ -175,6 +191,35 @@ def test_warm_up_by_hand(objective, weights):
         assert objective.loss(terms).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("objective", "weight", "follows"),
+    [
+        (ELBO(), 1.0, False),
+        (ELBO(beta=3), 3.0, False),
+        (ELBO(beta=2, warmup=0.5), 1.0, True),
+        (ELBO(free_bits=0.1), None, False),
+        (ELBO(free_bits=0.1, warmup=0.5), None, True),
+        (ELBO(capacity=2.0), None, False),
+        (ELBO(capacity=0.0), None, False),
+        (IWAE(), None, False),
+        (WAE(), None, False),
+    ],
+    ids=repr,
+)
+def test_what_an_objective_declares(objective, weight, follows):
+    assert objective.kl_weight(0.25) == weight
+    assert objective.follows_progress is follows
+
+
+def test_free_bits_of_zero_and_no_capacity_are_the_plain_bound():
+    terms = hand_made()
+    plain = ELBO(beta=2).loss(terms)
+    torch.testing.assert_close(ELBO(beta=2, free_bits=0.0).loss(terms), plain)
+    # Of a capacity of 0 every nat is one too many, on average over the batch.
+    loss = ELBO(beta=2, capacity=0.0).loss(terms)
+    torch.testing.assert_close(loss.mean(), plain.mean())
+
+
 @pytest.mark.parametrize("n_cycles", [1, 3])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.999])
 def test_warm_up_always_ends_and_stays_within_its_bounds(warmup, n_cycles):
@@ -216,6 +261,17 @@ def test_bounds_are_scipys(m, k, gradient):
     np.testing.assert_allclose(loss.detach(), expected, rtol=1e-5)
     if m == 1:
         assert torch.equal(IWAE(k, gradient).loss(terms), loss)
+
+
+@pytest.mark.parametrize("number", [np.uint8, np.int64])
+def test_numbers_of_draws_may_be_numpys(number):
+    """Finding 24: 20 x 20 is no uint8."""
+    objective = MIWAE(number(20), number(20))
+    assert objective.n_draws == 400
+    terms = drawn(400)
+    torch.testing.assert_close(objective.loss(terms), MIWAE(20, 20).loss(terms))
+    terms = drawn(6)
+    torch.testing.assert_close(IWAE(number(6)).loss(terms), IWAE(6).loss(terms))
 
 
 def test_the_bound_rises_with_k_towards_the_likelihood():
@@ -317,80 +373,6 @@ def test_at_the_exact_posterior_the_path_derivative_is_without_noise():
 
 
 # ------------------------------------------------------------------ MMD
-
-
-def brute_force_mmd(a, b, kernel, weights):
-    def k(x, y):
-        square = float(((x - y) ** 2).sum())
-        scales = [2 * len(x) * scale for scale in MMD_SCALES]
-        if kernel == "imq":
-            return np.mean([c / (c + square) for c in scales])
-        return np.mean([math.exp(-square / c) for c in scales])
-
-    n, total = len(a), {"aa": 0.0, "bb": 0.0, "ab": 0.0}
-    mass = {"aa": 0.0, "bb": 0.0, "ab": 0.0}
-    for i in range(n):
-        for j in range(n):
-            parts = [("ab", a[i], b[j], weights[i])]
-            if i != j:
-                parts.append(("aa", a[i], a[j], weights[i] * weights[j]))
-                parts.append(("bb", b[i], b[j], 1.0))
-            for name, x, y, weight in parts:
-                total[name] += weight * k(x, y)
-                mass[name] += weight
-    mean = {name: total[name] / mass[name] for name in total}
-    return mean["aa"] + mean["bb"] - 2 * mean["ab"]
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
-def test_mmd_by_brute_force(kernel, weighted):
-    a, b = random(7, 3) + 1, random(7, 3, seed=1)
-    weights = torch.tensor([0.0, 1, 2, 0.5, 1, 1, 1.5]) if weighted else None
-    expected = brute_force_mmd(
-        a.double().numpy(),
-        b.double().numpy(),
-        kernel,
-        np.ones(7) if weights is None else weights.numpy(),
-    )
-    got = maximum_mean_discrepancy(a, b, kernel, weights)
-    assert got.item() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
-def test_mmd_of_equal_densities_is_zero_in_expectation(kernel):
-    values = torch.stack(
-        [
-            maximum_mean_discrepancy(a, b, kernel)
-            for a, b in random(400, 2, 30, 2, seed=4)
-        ]
-    )
-    assert values.mean().abs() < 5 * values.std() / 20
-    assert (values < 0).any()
-    far = maximum_mean_discrepancy(random(30, 2) + 1, random(30, 2, seed=1), kernel)
-    assert far > 5 * values.std()
-
-
-@pytest.mark.parametrize("distance", [1.0, 10.0, 100.0])
-def test_mmd_points_inwards_however_far(distance):
-    a = (random(50, 2) + torch.tensor([distance, 0.0])).requires_grad_()
-    maximum_mean_discrepancy(a, random(50, 2, seed=1)).backward()
-    assert a.grad[:, 0].mean() > 1e-7
-
-
-def test_mmd_of_a_single_row_is_zero_and_differentiable():
-    a = random(1, 2).requires_grad_()
-    value = maximum_mean_discrepancy(a, random(1, 2))
-    value.backward()
-    assert value == 0
-    assert not a.grad.any()
-    # As good as a single row: one has all the weight.
-    alone = torch.tensor([1.0, 0.0, 0.0])
-    a = random(3, 2).requires_grad_()
-    value = maximum_mean_discrepancy(a, random(3, 2, seed=1), weights=alone)
-    value.backward()
-    assert torch.isfinite(value)
-    assert torch.isfinite(a.grad).all()
 
 
 def test_infovae_lies_between_the_elbo_and_wae():

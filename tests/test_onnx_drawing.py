@@ -1,26 +1,20 @@
 import re
 from xml.etree import ElementTree
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_helpers import fitted
-from skvae.onnx import draw, export
+from onnx_helpers import exported, model, write
+from skvae.onnx import draw
 from skvae.onnx.drawing import VIEWS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
-def vae():
-    return fitted(hidden_dim=(8, 5))
-
-
-@pytest.fixture(scope="module")
-def elbo(vae):
-    return export(vae, None, "elbo")
+def elbo():
+    return exported("digits", "elbo")
 
 
 def texts(svg, kind):
@@ -38,18 +32,21 @@ def boxes(svg):
     return found
 
 
-def test_the_compact_view_reads_as_the_model_is_taught(elbo):
+def test_the_compact_view_shows_the_layers_and_the_terms_of_the_loss(elbo):
     svg = draw(elbo)
     assert texts(svg, "band") == ["Input", "Encoder", "Posterior", "Decoder", "Loss"]
     labels = texts(svg, "label")
-    encoder = ["Linear 16 → 8", "ReLU", "Linear 8 → 5", "ReLU", "Linear 5 → 6"]
-    decoder = ["Linear 3 → 5", "ReLU", "Linear 5 → 8", "ReLU", "Linear 8 → 16"]
+    encoder = ["Linear 64 → 320", "ReLU", "Linear 320 → 16", "ReLU", "Linear 16 → 6"]
+    decoder = ["Linear 3 → 16", "ReLU", "Linear 16 → 320", "ReLU", "Linear 320 → 64"]
     loss = ["KL(q(z|x) ‖ p(z))", "−log p(x|z)", "ELBO = log p(x|z) − KL"]
     posterior = ["mean, log-variance", "z = mean + σ · noise"]
     ends = ["X", "noise", "elbo", "reconstruction", "kl", "clip to the support"]
     assert sorted(labels) == sorted([*encoder, *posterior, *decoder, *loss, *ends])
     shapes = texts(svg, "shape")
-    assert {"N × 16", "N × 6", "4 × N × 3", "N × 3", "4·N × 5", "N"} <= set(shapes)
+    assert {"N × 64", "N × 6", "4 × N × 3", "N × 3", "4·N × 16", "N"} <= set(shapes)
+    # The draws stand on an axis of their own, and are not counted again in the rows.
+    assert "4 × N × 64" in shapes
+    assert not any("4 × 4·N" in shape for shape in shapes)
 
 
 def test_the_full_view_has_every_node(elbo):
@@ -60,8 +57,8 @@ def test_the_full_view_has_every_node(elbo):
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("part", ["encoder", "decoder", "autoencoder", "elbo", "prior"])
-def test_boxes_lie_apart_and_within_the_picture(vae, view, part):
-    svg = draw(vae, view=view, part=part)
+def test_boxes_lie_apart_and_within_the_picture(view, part):
+    svg = draw(exported("digits", part), view=view)
     width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())
     rectangles = boxes(svg)
     assert len(rectangles) >= 3
@@ -81,15 +78,24 @@ def test_arrows_point_downwards(elbo):
         assert float(line[0]) < float(line[2])
 
 
-def test_it_draws_estimators_files_and_models_alike(vae, elbo, tmp_path):
-    export(vae, tmp_path / "vae.onnx", "elbo")
-    svg = draw(tmp_path / "vae.onnx", tmp_path / "vae.svg")
-    assert svg == draw(elbo) == draw(vae)
+def test_estimators_files_and_graphs_are_drawn_alike(elbo, tmp_path, monkeypatch):
+    svg = draw(write("digits", tmp_path, "elbo"), tmp_path / "vae.svg")
+    assert svg == draw(elbo)
     assert (tmp_path / "vae.svg").read_text(encoding="utf-8") == svg
+    assert draw(model("digits"), part="decoder") == draw(exported("digits", "decoder"))
+    asked = []
+
+    def export(estimator, path, part):
+        asked.append((estimator, path, part))
+        return elbo
+
+    monkeypatch.setattr("skvae.onnx.drawing.export", export)
+    assert draw(model("digits")) == svg
+    assert asked == [(model("digits"), None, "elbo")]
 
 
-def test_of_a_whole_file_one_part_is_drawn(vae, elbo):
-    whole = export(vae, None)
+def test_of_a_whole_file_one_part_is_drawn(elbo):
+    whole = exported("digits")
     assert texts(draw(whole), "label") == texts(draw(elbo), "label")
     assert texts(draw(whole, part="decoder"), "band") == ["Decoder", "Output"]
     with pytest.raises(ValueError, match=r"part='loss' must be one of \['decoder'"):
@@ -97,10 +103,9 @@ def test_of_a_whole_file_one_part_is_drawn(vae, elbo):
 
 
 def test_units_are_drawn():
-    X = np.random.RandomState(0).normal(7, 3, (40, 4))
-    vae = fitted("gaussian", X)
-    assert "standardise" in texts(draw(vae), "label")
-    assert "in the units of X" in texts(draw(vae, part="autoencoder"), "note")
+    assert "standardise" in texts(draw(exported("table")), "label")
+    svg = draw(exported("table"), part="decoder")
+    assert "in the units of X" in texts(svg, "note")
 
 
 def test_any_graph_is_drawn():
@@ -125,15 +130,8 @@ def test_any_graph_is_drawn():
     assert texts(svg, "label").count("ReLU") == 1
 
 
-def test_what_cannot_be_drawn_is_refused(vae):
+def test_what_cannot_be_drawn_is_refused(elbo):
     with pytest.raises(ValueError, match=r"view='3d' must be one of \['compact'"):
-        draw(vae, view="3d")
+        draw(elbo, view="3d")
     with pytest.raises(TypeError, match="got int"):
         draw(3)
-
-
-def test_draws_on_an_axis_of_their_own_are_not_counted_twice(tmp_path):
-    draw(fitted(), tmp_path / "vae.svg")
-    text = (tmp_path / "vae.svg").read_text("utf-8")
-    assert "4 × N × 16" in text
-    assert "4 × 4·N" not in text

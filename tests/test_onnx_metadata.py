@@ -4,60 +4,103 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_helpers import fitted
-from skvae import Bernoulli, Gaussian, __version__
-from skvae.likelihoods import Likelihood
-from skvae.onnx import export, info
-from skvae.onnx.metadata import Metadata, Support, write_atomically
+from onnx_helpers import described, digits, exported, table, write
+from skvae import Categorical, __version__
+from skvae.likelihoods import LIKELIHOODS
+from skvae.likelihoods.mixed import Mixed
+from skvae.onnx import info
+from skvae.onnx.metadata import Metadata, write_atomically
+
+TOGETHER = Mixed(
+    (
+        ("poisson", [3]),
+        ("beta", [0]),
+        (Categorical((3, 2)), [1, 2]),
+        ("gaussian", [4]),
+        ("discretized_logistic_mixture", [5]),
+    )
+)
+FAMILIES = {name: family() for name, family in LIKELIHOODS.items()}
 
 
-class Counts(Likelihood):
-    def nearest_in_support(self, X):
-        return np.clip(np.rint(X), 0, None)
+def entries_of(metadata):
+    proto = onnx.ModelProto()
+    metadata.write(proto)
+    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
-class Pairs(Likelihood):
-    """A support that is no box: both columns the same."""
-
-    def nearest_in_support(self, X):
-        return np.repeat(X.mean(axis=1, keepdims=True), X.shape[1], axis=1)
-
-
-@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(), Counts()])
-def test_support_is_what_the_likelihood_says(likelihood):
-    X = np.random.RandomState(1).uniform(-5, 5, (200, 3))
-    support = Support.of(likelihood, 3)
-    np.testing.assert_array_equal(support.clip(X), likelihood.nearest_in_support(X))
-    assert support.clip(X.astype(np.float32)).dtype == np.float32
-
-
-def test_a_support_that_is_no_box_is_left_alone():
-    X = np.random.RandomState(1).uniform(-5, 5, (20, 2))
-    np.testing.assert_array_equal(Support.of(Pairs(), 2).clip(X), X)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("family", [*FAMILIES.values(), TOGETHER], ids=str)
+def test_supports_are_those_of_the_likelihood_after_reading(family, dtype):
+    X = np.random.RandomState(1).uniform(-2, 4, (300, 6))
+    X[:100] = family.nearest(X[:100])
+    X[0], X[1], X[2] = 0, 1, 1e-9
+    X = X.astype(dtype)
+    written = described(family.supports(6), 6)
+    read = Metadata.read(entries_of(written), "here")
+    wanted = family.nearest(X)
+    np.testing.assert_array_equal(read.nearest(X), wanted)
+    assert read.nearest(X).dtype == dtype
+    assert entries_of(read) == entries_of(written)
 
 
-def test_entries_round_trip_and_are_json():
-    X = np.random.RandomState(0).normal(7, 3, (40, 4))
-    model = export(fitted(Gaussian(), X), None, "decoder")
-    entries = {e.key: e.value for e in model.metadata_props}
+def test_what_says_nothing_is_left_out_and_what_agrees_is_said_once():
+    def entries(family):
+        found = entries_of(described(family.supports(6), 6))
+        keys = ("low", "high", "integer", "step", "margin")
+        return {k: json.loads(found[k]) for k in keys if k in found}
+
+    assert entries(FAMILIES["gaussian"]) == {}
+    assert entries(FAMILIES["bernoulli"]) == {"low": [0], "high": [1]}
+    assert entries(FAMILIES["poisson"]) == {"low": [0], "integer": [True]}
+    margin = 2.0**-24
+    assert entries(FAMILIES["beta"]) == {
+        "low": [margin],
+        "high": [1 - margin],
+        "margin": [margin],
+    }
+    # JSON knows no infinity.
+    assert entries(TOGETHER) == {
+        "low": [margin, 0, 0, 0, None, 0],
+        "high": [1 - margin, 2, 1, None, None, 1],
+        "integer": [False, True, True, True, False, False],
+        "step": [None, None, None, None, None, 1 / 255],
+        "margin": [margin, 0, 0, 0, 0, 0],
+    }
+
+
+def test_files_of_version_0_1_are_read():
+    """They have bounds, which may be infinite, and whole numbers."""
+    entries = entries_of(described(FAMILIES["gaussian"].supports(3), 3))
+    entries |= {"low": "[0.0, -Infinity, 0.1]", "integer": "[true, false, false]"}
+    X = np.array([[-1.0, -2.5, 0.0], [1.4, 7.5, 0.05], [1.6, 0.0, 0.2]])
+    wanted = [[0, -2.5, 0.1], [1, 7.5, 0.1], [2, 0, 0.2]]
+    np.testing.assert_array_equal(Metadata.read(entries, "here").nearest(X), wanted)
+
+
+def test_entries_are_json_and_tell_of_the_model():
+    entries = {e.key: e.value for e in exported("table", "all").metadata_props}
     assert json.loads(entries["likelihood"]) == "Gaussian()"
+    assert json.loads(entries["feature_names"]) == list("abcdef")
     metadata = Metadata.read(entries, "here")
-    assert (metadata.part, metadata.latent_dim, metadata.n_draws) == ("decoder", 3, 4)
-    np.testing.assert_array_equal(metadata.units.location, X.mean(axis=0))
-    assert np.isinf(metadata.support.high).all()
-    again = onnx.ModelProto()
-    metadata.write(again)
-    assert {e.key: e.value for e in again.metadata_props} == entries
+    assert (metadata.part, metadata.latent_dim, metadata.n_draws) == ("all", 3, 4)
+    assert (metadata.dtype, metadata.n_features) == ("float64", 6)
+    np.testing.assert_allclose(metadata.units.location, table().mean(), rtol=1e-12)
+    deviation = table().std(ddof=0)
+    np.testing.assert_allclose(metadata.units.scale, deviation, rtol=1e-12)
+    assert entries_of(metadata) == entries
 
 
 def test_info_tells_what_a_file_holds(tmp_path):
-    export(fitted(), tmp_path / "vae.onnx", "elbo")
-    entries = info(tmp_path / "vae.onnx")
+    path = write("digits", tmp_path, "elbo")
+    entries = info(path)
     assert entries["skvae"] == __version__
     assert entries["opset"] == {"ai.onnx": 18}
-    assert entries["inputs"] == {"X": ["rows", 16], "noise": ["rows", 4, 3]}
+    assert entries["inputs"] == {"X": ["rows", 64], "noise": ["rows", 4, 3]}
     assert entries["outputs"]["elbo"] == ["rows"]
-    assert entries["bytes"] == (tmp_path / "vae.onnx").stat().st_size
+    assert entries["bytes"] == path.stat().st_size
+    assert entries["n_features"] == digits().shape[1]
+    assert "feature_names" not in entries
 
 
 def test_strange_files_are_refused_by_name():

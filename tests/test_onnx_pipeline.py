@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import skvae.onnx
-from onnx_helpers import assert_same
+from onnx_helpers import assert_same, model, table
 from skvae import VAEEstimator
 from skvae.onnx import draw
 
@@ -31,26 +33,29 @@ SCALERS = {
 }
 
 
-@pytest.mark.parametrize("scaler", SCALERS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_pipeline_becomes_one_graph(scaler, dtype):
+QUICK = {("all columns", np.float32, True), ("some columns", np.float64, False)}
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in product(SCALERS, (np.float32, np.float64), (False, True))
+]
+
+
+@pytest.mark.parametrize(("scaler", "dtype", "reconstruct"), CASES)
+def test_a_pipeline_becomes_one_graph(scaler, dtype, reconstruct):
     X = np.random.RandomState(0).normal(5, 3, (60, 6)).astype(dtype)
     vae = VAEEstimator(latent_dim=2, hidden_dim=8, epochs=1, random_state=0)
     pipeline = make_pipeline(SCALERS[scaler](), vae).fit(X)
-    model = to_onnx(pipeline, X[:1])
-    for rows in (X[:1], X):
-        assert_same(run(model, rows), pipeline.transform(rows))
-    bands = draw(model)
-    assert "Encoder" in bands
-    assert "Preprocessing" in bands
-
-    options = {VAEEstimator: {"reconstruct": True}}
-    model = to_onnx(pipeline, X[:1], options=options)
-    for rows in (X[:1], X):
-        wanted = pipeline[-1].reconstruct(pipeline[:-1].transform(rows))
-        got = run(model, rows)
-        assert_same(got.astype(wanted.dtype), wanted)
-    assert "Decoder" in draw(model)
+    options = {VAEEstimator: {"reconstruct": True}} if reconstruct else None
+    proto = to_onnx(pipeline, X[:1], options=options)
+    before = pipeline[:-1].transform(X)
+    wanted = vae.reconstruct(before) if reconstruct else vae.transform(before)
+    for n in (1, len(X)):
+        got = run(proto, X[:n])
+        assert_same(got.astype(wanted.dtype), wanted[:n], wanted)
+    drawn = draw(proto)
+    assert "Preprocessing" in drawn
+    assert "Encoder" in drawn
+    assert ("Decoder" in drawn) == reconstruct
 
 
 def test_two_estimators_in_one_graph_keep_their_names_apart():
@@ -76,7 +81,5 @@ def test_subclasses_are_registered_too():
 
 
 def test_an_old_opset_is_refused():
-    X = np.random.RandomState(0).uniform(size=(30, 4))
-    vae = VAEEstimator(latent_dim=2, hidden_dim=8, epochs=1, random_state=0).fit(X)
     with pytest.raises(ValueError, match="target_opset=15 is older than 18"):
-        to_onnx(vae, X[:1], target_opset=15)
+        to_onnx(model("table"), table().to_numpy()[:1], target_opset=15)

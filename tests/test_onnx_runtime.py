@@ -3,30 +3,26 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
+from sklearn.base import clone
 
-import skvae
-from onnx_helpers import assert_same, fitted
-from skvae import Gaussian, OnnxVAE
-from skvae.onnx import export
+from onnx_helpers import assert_same, digits, model, table, write
+from skvae import OnnxVAE
 
 
 @pytest.fixture(scope="module")
 def X():
-    return np.random.RandomState(0).normal(3, 2, (50, 6))
+    return table()
 
 
 @pytest.fixture(scope="module")
-def vae(X):
-    return fitted("gaussian", X)
+def vae():
+    return model("table")
 
 
 @pytest.fixture(scope="module")
-def path(vae, tmp_path_factory):
-    path = tmp_path_factory.mktemp("onnx") / "vae.onnx"
-    export(vae, path)
-    return path
+def path(tmp_path_factory):
+    return write("table", tmp_path_factory.mktemp("onnx"))
 
 
 WITHOUT_TORCH = """
@@ -36,7 +32,7 @@ class Refuse:
         if name.split(".")[0] in ("torch", "onnx", "onnxscript"):
             raise ImportError(f"{name} is not here")
 sys.meta_path.insert(0, Refuse())
-import numpy as np, skvae
+import numpy as np, pandas as pd, skvae
 try:
     import torch
 except ImportError:
@@ -44,7 +40,7 @@ except ImportError:
 else:
     raise SystemExit("torch could be imported")
 vae = skvae.OnnxVAE(sys.argv[1])
-X = np.load(sys.argv[2])
+X = pd.DataFrame(np.load(sys.argv[2]), columns=list("abcdef"))
 Z = vae.fit(X).transform(X)
 np.savez(sys.argv[3], Z=Z, X=vae.inverse_transform(Z), elbo=vae.score_samples(X),
          sample=vae.sample(3, random_state=0))
@@ -62,21 +58,22 @@ def test_everything_runs_where_torch_cannot_be_imported(vae, path, X, tmp_path):
         assert out["sample"].shape == (3, 6)
 
 
-def test_a_row_scores_the_same_in_any_company(path, X):
-    copy = OnnxVAE(path)
-    alone = np.concatenate([copy.score_samples(row[None]) for row in X])
-    np.testing.assert_allclose(alone, copy.score_samples(X), rtol=1e-5)
+def test_the_score_of_a_row_does_not_depend_on_the_others(path, X):
+    served = OnnxVAE(path)
+    scores = served.score_samples(X)
+    alone = [served.score_samples(X[i : i + 1])[0] for i in range(10)]
+    np.testing.assert_allclose(alone, scores[:10], rtol=1e-5)
     order = np.random.RandomState(1).permutation(len(X))
     np.testing.assert_allclose(
-        copy.score_samples(X[order]), copy.score_samples(X)[order], rtol=1e-5
+        served.score_samples(X.iloc[order]), scores[order], rtol=1e-5
     )
 
 
 def test_many_rows_go_in_blocks(path, X, monkeypatch):
-    copy = OnnxVAE(path)
-    whole = copy.score_samples(X)
+    served = OnnxVAE(path)
+    whole = served.score_samples(X)
     monkeypatch.setattr("skvae.onnx.runtime.BLOCK_ROWS", 7)
-    np.testing.assert_allclose(copy.score_samples(X), whole, rtol=1e-5)
+    np.testing.assert_allclose(served.score_samples(X), whole, rtol=1e-5)
 
 
 def test_float32_rows_are_taken(path, vae, X):
@@ -85,63 +82,75 @@ def test_float32_rows_are_taken(path, vae, X):
 
 
 def test_samples_are_decoded_draws_from_the_prior(path, vae):
-    copy = OnnxVAE(path)
+    served = OnnxVAE(path)
     z = np.random.RandomState(5).standard_normal((4, 3)).astype(np.float32)
-    assert_same(copy.sample(4, random_state=5), vae.inverse_transform(z))
-    np.testing.assert_array_equal(copy.sample(4, 5), copy.sample(4, 5))
-    assert (copy.sample(1) != copy.sample(1)).any()
+    assert_same(served.sample(4, random_state=5), vae.inverse_transform(z))
+    np.testing.assert_array_equal(served.sample(4, 5), served.sample(4, 5))
+    assert (served.sample(1) != served.sample(1)).any()
     with pytest.raises(ValueError, match="n_samples=0"):
-        copy.sample(0)
+        served.sample(0)
 
 
 def test_rows_outside_the_support_are_moved_with_one_warning(tmp_path):
-    X = np.random.RandomState(0).uniform(0, 1, (40, 16))
-    vae = fitted("bernoulli", X)
-    export(vae, tmp_path / "vae.onnx")
-    copy = OnnxVAE(tmp_path / "vae.onnx")
+    served, X = OnnxVAE(write("digits", tmp_path, "elbo")), digits()[:40].copy()
     message = "outside the support of Bernoulli"
     with pytest.warns(UserWarning, match=message) as record:
-        got = copy.score_samples(X * 1.5)
+        got = served.score_samples(X * 1.5)
     assert len(record) == 1
+    assert record[0].filename == __file__
     with pytest.warns(UserWarning, match="outside the support"):
-        wanted = vae.score_samples(X * 1.5)
+        wanted = model("digits").score_samples(X * 1.5)
     assert_same(got, wanted)
+    # A row within is scored as it is, whether or not another is moved.
+    X[1:] *= 1.5
+    with pytest.warns(UserWarning, match=message):
+        together = served.score_samples(X)
+    assert_same(together[:1], served.score_samples(X[:1]))
 
 
-def test_names_of_features_are_known(tmp_path, X):
-    frame = pd.DataFrame(X, columns=list("abcdef"))
-    export(fitted(Gaussian(), frame), tmp_path / "vae.onnx")
-    copy = OnnxVAE(tmp_path / "vae.onnx")
-    assert copy.transform(frame).shape == (50, 3)
-    assert list(copy.feature_names_in_) == list("abcdef")
+def test_names_of_features_are_known(path, X, tmp_path):
+    served = OnnxVAE(path)
+    assert served.transform(X).shape == (50, 3)
+    assert list(served.feature_names_in_) == list("abcdef")
     with pytest.raises(ValueError, match="feature names should match"):
-        copy.transform(frame[list("fedcba")])
-    names = copy.set_output(transform="pandas").transform(frame).columns
+        served.transform(X[list("fedcba")])
+    names = served.set_output(transform="pandas").transform(X).columns
     assert list(names) == ["onnxvae0", "onnxvae1", "onnxvae2"]
+    nameless = OnnxVAE(write("digits", tmp_path, "encoder"))
+    with pytest.raises(AttributeError, match="no feature names"):
+        nameless.feature_names_in_  # noqa: B018
+    assert nameless.transform(digits()[:2]).shape == (2, 3)
 
 
 def test_it_can_be_pickled_and_cloned(path, X):
-    copy = OnnxVAE(path)
-    wanted = copy.transform(X)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(copy)).transform(X), wanted)
-    assert skvae.OnnxVAE(path, n_threads=1).get_params()["n_threads"] == 1
+    served = OnnxVAE(path, n_threads=1)
+    wanted = served.transform(X)
+    for other in (pickle.loads(pickle.dumps(served)), clone(served)):
+        np.testing.assert_array_equal(other.transform(X), wanted)
+        assert other.get_params() == {"path": path, "n_threads": 1}
 
 
-def test_bad_input_is_refused(path, X, vae, tmp_path):
-    copy = OnnxVAE(path)
-    with pytest.raises(
-        ValueError, match="X has 5 features, but OnnxVAE is expecting 6"
-    ):
-        copy.transform(X[:, :5])
+def test_bad_input_is_refused(path, X, tmp_path):
+    served = OnnxVAE(path)
     with pytest.raises(ValueError, match="Z has 2 columns, but latent_dim=3"):
-        copy.inverse_transform(np.zeros((1, 2)))
+        served.inverse_transform(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="y was given, but VAEEstimator has no"):
-        copy.score_samples(X, y=0)
+        served.score_samples(X, y=0)
+    with pytest.raises(AttributeError, match="not conditional"):
+        served.classes_  # noqa: B018
+    huge = X.copy()
+    huge.iloc[3, 2] = 1e30
+    with pytest.raises(ValueError, match=r"the value 1e\+30 in row 3, column 'c'"):
+        served.score_samples(huge)
     with pytest.raises(FileNotFoundError, match=r"no file '.*missing.onnx'"):
         OnnxVAE(tmp_path / "missing.onnx").transform(X)
-    export(vae, tmp_path / "encoder.onnx", "encoder")
+    encoder = OnnxVAE(write("digits", tmp_path, "encoder"))
     with pytest.raises(ValueError, match="holds 'encoder', and this needs 'elbo'"):
-        OnnxVAE(tmp_path / "encoder.onnx").score_samples(X)
+        encoder.score_samples(digits()[:2])
+    with pytest.raises(
+        ValueError, match="X has 5 features, but OnnxVAE is expecting 64"
+    ):
+        encoder.transform(digits()[:2, :5])
 
 
 def test_the_extra_is_named_where_it_is_missing(path, X, monkeypatch):

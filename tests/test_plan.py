@@ -50,6 +50,16 @@ def test_shape_counts_what_costs():
     assert features(shape(batch_size=100)).tolist() == [1, 25 * 22, 22, 25 * 6]
 
 
+def test_draws_count_as_rows():
+    one = shape(draws=5, noise=3)
+    assert features(one, 2).tolist() == [1, 2 * 50 * 22, 2 * 22, 2 * 50 * 6]
+    assert padded([one, shape(3, draws=5, noise=3)]).draws == 5
+    # Each draw has its noise for an epoch, and its activations in a step.
+    more = n_bytes([one]) - n_bytes([shape(noise=3)])
+    assert more == 4 * (25 * 3 * 4 + 4 * (50 - 10) * 6)
+    assert max_stack(shape(hidden=320, batch_size=100, draws=5)) == 6
+
+
 def test_seconds_add_up():
     cost = CostModel(
         {(False, False): (1, 2, 3, 4)}, scored_product=5, snapshot=6, run=7
@@ -123,7 +133,7 @@ def test_all_workers_have_work():
     assert {task.worker for task in tasks} == set(range(4))
 
 
-def test_longest_first_to_whoever_is_free():
+def test_longest_first_to_the_worker_that_is_free():
     shapes = [shape(epochs=e, kind=None) for e in (1, 5, 2, 4)]
     tasks = plan(shapes, FLAT, memory=PLENTY, n_jobs=2)
     assert [task.runs[0] for task in tasks] == [1, 3, 2, 0]

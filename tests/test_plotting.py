@@ -1,14 +1,16 @@
 """Displays: the pictures hold the numbers they claim to show."""
 
 import sys
-from functools import partial
+from functools import cache, partial
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit
 from scipy.stats import loguniform, norm, uniform
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_wine
@@ -21,10 +23,9 @@ from sklearn.model_selection import (
     RandomizedSearchCV,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
 
-from skvae import VAEEstimator
-from skvae.datasets import load_digits
+from skvae import ConditionalVAEEstimator, ConvNet, VAEEstimator
 from skvae.plotting import (
     InterpolationDisplay,
     LatentSpaceDisplay,
@@ -37,28 +38,15 @@ from skvae.plotting import (
 )
 
 
-class LinearVAE(BaseEstimator):
-    """Encodes a row by its first entries, decodes by fixed random weights."""
+class Told(BaseEstimator):
+    """Has the history that it is told, in either container."""
 
-    def __init__(self, latent_dim=2, n_features=64, history=None):
-        self.latent_dim = latent_dim
-        self.n_features = n_features
+    def __init__(self, history):
         self.history = history
 
     def fit(self, X=None, y=None):
-        rng = np.random.default_rng(0)
-        self.weights_ = rng.normal(size=(self.latent_dim, self.n_features))
         self.history_ = self.history
         return self
-
-    def transform(self, X):
-        return np.asarray(X, dtype=float)[:, : self.latent_dim]
-
-    def inverse_transform(self, Z):
-        return 1 / (1 + np.exp(-np.asarray(Z) @ self.weights_))
-
-    def sample(self, n_samples, random_state=None):
-        return np.random.default_rng(random_state).random((n_samples, self.n_features))
 
 
 class Scored(BaseEstimator):
@@ -102,8 +90,31 @@ VALIDATED = [
 FOLDS = np.arange(12.0).reshape(12, 1)
 
 
-def linear_vae(**kwargs):
-    return LinearVAE(**kwargs).fit()
+def tiny(**options):
+    settings = {"latent_dim": 2, "hidden_dim": 4, "epochs": 1, "random_state": 0}
+    return VAEEstimator(**{**settings, **options})
+
+
+@cache
+def linear_vae(latent_dim=2, n_features=64):
+    """Encodes a row by its first entries, decodes by random weights."""
+    vae = tiny(latent_dim=latent_dim, hidden_dim=(), likelihood="bernoulli")
+    vae.fit(ROWS[:, :n_features])
+    weights = np.random.default_rng(0).normal(size=(n_features, latent_dim))
+    encoder, decoder = vae.model_.network.encoder[-1], vae.model_.network.decoder[-1]
+    with torch.no_grad():
+        for parameter in (encoder.weight, encoder.bias, decoder.bias):
+            parameter.zero_()
+        encoder.weight[:latent_dim, :latent_dim] = torch.eye(latent_dim)
+        decoder.weight.copy_(torch.tensor(weights))
+    return vae
+
+
+def test_the_linear_vae_is_one():
+    Z = linear_vae().transform(ROWS)
+    assert_allclose(Z, ROWS[:, :2], rtol=1e-6)
+    weights = np.random.default_rng(0).normal(size=(64, 2))
+    assert_allclose(linear_vae().inverse_transform(Z), expit(Z @ weights.T), rtol=1e-5)
 
 
 def grid_search(grid, search=GridSearchCV, **kwargs):
@@ -111,9 +122,7 @@ def grid_search(grid, search=GridSearchCV, **kwargs):
 
 
 DRAW = {
-    "loss": lambda **k: LossCurveDisplay.from_estimator(
-        linear_vae(history=VALIDATED), **k
-    ),
+    "loss": lambda **k: LossCurveDisplay.from_estimator(Told(VALIDATED).fit(), **k),
     "reconstruction": lambda **k: ReconstructionDisplay.from_estimator(
         linear_vae(), ROWS, **k
     ),
@@ -142,15 +151,18 @@ def close_figures():
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return load_digits(return_X_y=True)
+def X(_digits):
+    return _digits[:200]
 
 
 @pytest.fixture(scope="module")
-def vae(digits):
-    return VAEEstimator(latent_dim=2, hidden_dim=8, epochs=2, random_state=0).fit(
-        digits[0]
-    )
+def vae(X):
+    return tiny(hidden_dim=8, epochs=2).fit(X)
+
+
+@pytest.fixture(scope="module")
+def pipeline(X):
+    return make_pipeline(MinMaxScaler(), tiny(epochs=2)).fit(16 * X)
 
 
 def images_in(display, n_down, n_across, gap=1):
@@ -256,7 +268,7 @@ def test_image_shape_that_does_not_fit(image_shape):
 
 @pytest.mark.parametrize("table", [list, pd.DataFrame])
 def test_loss_curves_are_the_history(table):
-    display = LossCurveDisplay.from_estimator(linear_vae(history=table(VALIDATED)))
+    display = LossCurveDisplay.from_estimator(Told(table(VALIDATED)).fit())
     assert len(display.lines_) == 6
     for name, line in display.lines_.items():
         assert_array_equal(line.get_xdata(), [1, 2, 3])
@@ -270,7 +282,7 @@ def test_loss_curves_are_the_history(table):
 
 @pytest.mark.parametrize("table", [list, pd.DataFrame])
 def test_loss_curves_without_validation(table):
-    display = LossCurveDisplay.from_estimator(linear_vae(history=table(HISTORY)))
+    display = LossCurveDisplay.from_estimator(Told(table(HISTORY)).fit())
     assert list(display.lines_) == ["loss", "reconstruction", "kl"]
 
 
@@ -279,10 +291,7 @@ def test_loss_of_a_single_epoch_is_seen():
     assert {line.get_marker() for line in display.lines_.values()} == {"o"}
 
 
-def test_loss_curves_of_a_pipeline(digits):
-    pipeline = make_pipeline(
-        MinMaxScaler(), VAEEstimator(latent_dim=2, hidden_dim=4, epochs=2)
-    ).fit(digits[0])
+def test_loss_curves_of_a_pipeline(pipeline):
     display = LossCurveDisplay.from_estimator(pipeline)
     history = pd.DataFrame(pipeline[-1].history_)
     assert_allclose(display.lines_["loss"].get_ydata(), history["loss"])
@@ -296,8 +305,7 @@ def test_loss_curves_of_a_pipeline(digits):
 # --------------------------------------------------------- images, tables, samples
 
 
-def test_reconstructions_are_drawn_below_their_originals(vae, digits):
-    X = digits[0]
+def test_reconstructions_are_drawn_below_their_originals(vae, X):
     display = ReconstructionDisplay.from_estimator(vae, X, n_samples=7)
     drawn = images_in(display, 2, 7).reshape(2, 7, 64)
     assert_array_equal(drawn[0], X[:7])
@@ -360,24 +368,36 @@ def test_samples_fill_a_sheet(vae):
     assert display.ax_.get_title() == "7 samples from the model"
 
 
-def test_pipelines_are_drawn_in_the_units_of_their_data(digits):
-    X = 16 * digits[0][:200]
-    vae = VAEEstimator(latent_dim=2, hidden_dim=4, epochs=1)
-    pipeline = make_pipeline(MinMaxScaler(), vae).fit(X)
+def test_pipelines_are_drawn_in_the_units_of_their_data(pipeline, X):
+    X, (scaler, vae) = 16 * X, pipeline
     display = ReconstructionDisplay.from_estimator(pipeline, X)
     assert_array_equal(display.originals, X[:10])
-    expected = pipeline[0].inverse_transform(vae.reconstruct(pipeline[0].transform(X)))
+    expected = scaler.inverse_transform(vae.reconstruct(scaler.transform(X)))
     assert_allclose(display.reconstructions, expected[:10], rtol=1e-5, atol=1e-5)
     samples = SampleDisplay.from_estimator(pipeline, random_state=0).samples
     scaled = vae.sample(64, random_state=0)
-    assert_allclose(samples, pipeline[0].inverse_transform(scaled))
+    assert_allclose(samples, scaler.inverse_transform(scaled))
     alone = SampleDisplay.from_estimator(make_pipeline(vae), random_state=0)
     assert_allclose(alone.samples, scaled)
 
 
+def test_nested_pipelines_are_drawn_as_flat_ones(pipeline, X):
+    X, (scaler, vae) = 16 * X, pipeline
+    nested = make_pipeline(scaler, make_pipeline("passthrough", make_pipeline(vae)))
+    for draw in (
+        partial(ReconstructionDisplay.from_estimator, X=X),
+        partial(SampleDisplay.from_estimator, n_samples=4, random_state=0),
+        partial(ManifoldDisplay.from_estimator, n_steps=2),
+    ):
+        flat, deep = (draw(one).ax_.images[0].get_array() for one in (pipeline, nested))
+        assert_array_equal(flat, deep)
+    losses = LossCurveDisplay.from_estimator(nested).lines_["loss"]
+    assert_array_equal(losses.get_ydata(), vae.history_["loss"])
+
+
 def test_tables_are_drawn_as_lines():
     X = load_wine(as_frame=True).data
-    vae = VAEEstimator(latent_dim=2, hidden_dim=4, epochs=1).fit(X)
+    vae = tiny().fit(X)
     display = ReconstructionDisplay.from_estimator(vae, X, n_samples=3)
     ax = display.ax_
     assert labels_of(ax.xaxis) == list(X.columns)
@@ -393,6 +413,172 @@ def test_tables_are_drawn_as_lines():
     assert_allclose(lines % 1 / 0.85, (rows - low) / (high - low), atol=1e-6)
 
 
+def test_the_legend_stands_beside_the_title():
+    display = ReconstructionDisplay(
+        originals=ROWS[:3, :4], reconstructions=ROWS[3:6, :4]
+    ).plot()
+    display.figure_.canvas.draw()
+    title = "Originals and their reconstructions"
+    texts = display.ax_.findobj(mpl.text.Text)
+    (text,) = [text for text in texts if text.get_text() == title]
+    legend = display.ax_.get_legend().get_window_extent()
+    assert text.get_window_extent().x1 < legend.x0
+    assert legend.x1 <= display.figure_.bbox.x1
+
+
+def test_data_frames_of_several_kinds_are_drawn_by_their_codes():
+    rng = np.random.default_rng(0)
+    colours = np.array(["blue", "grey", "red"])
+    codes = rng.integers(3, size=30)
+    frame = pd.DataFrame({"size": rng.normal(size=30), "colour": colours[codes]})
+    vae = tiny().fit(frame)
+    display = ReconstructionDisplay.from_estimator(vae, frame, n_samples=4)
+    assert_array_equal(display.originals, np.stack([frame["size"], codes], 1)[:4])
+    decoded = vae.reconstruct(frame[:4])
+    assert_allclose(display.reconstructions[:, 0], decoded["size"])
+    assert_array_equal(
+        colours[display.reconstructions[:, 1].astype(int)], decoded.colour
+    )
+    assert labels_of(display.ax_.xaxis) == ["size", "colour"]
+    samples = SampleDisplay.from_estimator(vae, n_samples=5, random_state=0).samples
+    assert_allclose(samples[:, 0], vae.sample(5, random_state=0)["size"])
+    assert set(samples[:, 1]) <= {0, 1, 2}
+    LatentTraversalDisplay.from_estimator(vae, frame, row=0, n_steps=3)
+    InterpolationDisplay.from_estimator(vae, frame[:2], frame[2:4], n_steps=3)
+
+
+def test_conditional_estimators(X):
+    y = np.arange(200) % 3
+    vae = ConditionalVAEEstimator(2, hidden_dim=4, epochs=1, random_state=0).fit(X, y)
+    display = SampleDisplay.from_estimator(vae, n_samples=4, random_state=0)
+    assert_allclose(display.samples, vae.sample(4, random_state=0))
+    display = LatentSpaceDisplay.from_estimator(vae, X, y)
+    assert_allclose(display.coordinates, vae.transform(X))
+    LossCurveDisplay.from_estimator(vae)
+    # The displays that decode have no classes to decode as, and say so.
+    with pytest.raises(ValueError, match="conditional and requires y"):
+        ReconstructionDisplay.from_estimator(vae, X)
+
+
+# ------------------------------------------------- images that are fitted as such
+
+WIDE = (3, 8, 24)  # 576 features: as rows, they could be a grey image of 24 x 24
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return np.random.default_rng(0).random((20, *WIDE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def wide_vae(wide):
+    return tiny().fit(wide)
+
+
+def as_drawn(rows, n_down, n_across):
+    """Rows of colour images, channels last."""
+    images = np.reshape(rows, (n_down, n_across, *WIDE))
+    return np.moveaxis(images, 2, -1)
+
+
+def wide_displays(vae, X, **options):
+    """(display, rows down, across, what it must show) of images, in every display."""
+    display = ReconstructionDisplay.from_estimator(vae, X, n_samples=4, **options)
+    yield display, 2, 4, np.stack([X[:4].reshape(4, -1), vae.reconstruct(X[:4])])
+    display = SampleDisplay.from_estimator(vae, n_samples=4, random_state=0, **options)
+    yield display, 2, 2, vae.sample(4, random_state=0)
+    ends = X[:2], X[2:4]
+    display = InterpolationDisplay.from_estimator(vae, *ends, n_steps=3, **options)
+    yield display, 2, 3, vae.interpolate(*ends, n_steps=3)
+    display = LatentTraversalDisplay.from_estimator(vae, n_steps=3, **options)
+    moved = [[-3, 0], [0, 0], [3, 0], [0, -3], [0, 0], [0, 3]]
+    yield display, 2, 3, vae.inverse_transform(moved)
+    display = ManifoldDisplay.from_estimator(vae, n_steps=2, **options)
+    low, high = norm.ppf([0.25, 0.75])
+    plane = [[low, high], [high, high], [low, low], [high, low]]
+    yield display, 2, 2, vae.inverse_transform(plane)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_images_are_drawn_in_the_shape_that_was_fitted(wide_vae, wide, flat):
+    X = wide.reshape(len(wide), -1) if flat else wide
+    for display, n_down, n_across, expected in wide_displays(wide_vae, X):
+        assert display.image_shape == WIDE
+        drawn = images_in(
+            display, n_down, n_across, gap=not isinstance(display, ManifoldDisplay)
+        )
+        assert_allclose(drawn, as_drawn(expected, n_down, n_across), atol=1e-6)
+
+
+def test_a_shape_that_is_given_comes_before_the_fitted_one(wide_vae, wide):
+    for display, n_down, n_across, expected in wide_displays(
+        wide_vae, wide, image_shape=(18, 32)
+    ):
+        drawn = images_in(
+            display, n_down, n_across, gap=not isinstance(display, ManifoldDisplay)
+        )
+        assert_allclose(drawn, expected.reshape(n_down, n_across, 18, 32), atol=1e-6)
+    display = SampleDisplay.from_estimator(wide_vae, n_samples=3, image_shape=())
+    assert len(display.ax_.lines) == 3
+    assert not display.ax_.images
+
+
+def test_the_shape_that_a_network_was_told_is_drawn(wide):
+    network = ConvNet(channels=(4,), n_residual=0, image_shape=WIDE)
+    vae = tiny(network=network).fit(wide.reshape(20, -1))
+    display = SampleDisplay.from_estimator(vae, n_samples=4, random_state=0)
+    drawn = images_in(display, 2, 2)
+    assert_allclose(drawn, as_drawn(vae.sample(4, random_state=0), 2, 2))
+
+
+def to_images(rows):
+    return rows[:, : np.prod(WIDE)].reshape(-1, *WIDE)
+
+
+def channels_last(images):
+    return np.moveaxis(np.reshape(images, (-1, *WIDE)), 1, -1)
+
+
+def channels_first(images):
+    return np.moveaxis(images, -1, 1)
+
+
+def padded(rows):
+    return np.pad(np.reshape(rows, (len(rows), -1)), ((0, 0), (0, 1)))
+
+
+def test_steps_of_a_pipeline_decide_what_the_rows_are(wide, wide_vae):
+    expected = as_drawn(wide_vae.reconstruct(wide[:3]), 1, 3)[0]
+    flat = wide.reshape(20, -1)
+
+    def drawn(X, to, back):
+        step = FunctionTransformer(to, back).fit(X)
+        pipeline = make_pipeline(step, wide_vae)
+        display = ReconstructionDisplay.from_estimator(pipeline, X, n_samples=3)
+        samples = SampleDisplay.from_estimator(pipeline, n_samples=4)
+        assert samples.image_shape == display.image_shape
+        return display
+
+    # Rows outside, images inside.
+    display = drawn(flat, to_images, None)
+    assert display.image_shape == WIDE
+    assert_allclose(images_in(display, 2, 3)[1], expected, atol=1e-6)
+    # Images outside, with channels last.
+    display = drawn(channels_last(wide), channels_first, channels_last)
+    assert display.image_shape == (8, 24, 3)
+    originals, reconstructions = images_in(display, 2, 3)
+    assert_allclose(originals, channels_last(wide[:3]))
+    assert_allclose(reconstructions, expected, atol=1e-6)
+    # Rows of more features, which are no images of that shape.
+    display = drawn(padded(flat), to_images, padded)
+    assert display.image_shape is None
+    assert display.reconstructions.shape == (3, 577)
+    assert not display.ax_.images
+
+
+# --------------------------------------------------------------- tables and lines
+
+
 def test_a_feature_that_never_changes_is_a_flat_line():
     samples = np.column_stack([np.arange(4.0), np.full(4, 7.0)])
     display = SampleDisplay(samples=samples).plot()
@@ -400,8 +586,7 @@ def test_a_feature_that_never_changes_is_a_flat_line():
     assert_allclose(ends, [[0, 0.5], [1 / 3, 0.5], [2 / 3, 0.5], [1, 0.5]])
 
 
-def test_interpolations_run_from_start_to_end(vae, digits):
-    X = digits[0]
+def test_interpolations_run_from_start_to_end(vae, X):
     display = InterpolationDisplay.from_estimator(vae, X[:3], X[3:6], n_steps=5)
     drawn = images_in(display, 3, 5).reshape(3, 5, 64)
     assert_allclose(drawn, vae.interpolate(X[:3], X[3:6], n_steps=5), atol=1e-5)
@@ -420,8 +605,8 @@ def test_interpolations_that_cannot_be():
 # ----------------------------------------------------------------- latent space
 
 
-def test_latent_space_shows_posterior_means_and_classes(vae, digits):
-    X, y = digits
+def test_latent_space_shows_posterior_means_and_classes(vae, X):
+    y = np.arange(200) % 10
     ax = LatentSpaceDisplay.from_estimator(vae, X, y).ax_
     assert_allclose(ax.collections[0].get_offsets(), vae.transform(X), rtol=1e-6)
     assert legend_of(ax) == [str(digit) for digit in range(10)]
@@ -436,7 +621,7 @@ def test_wide_latent_space_is_projected_by_pca():
     ax = LatentSpaceDisplay.from_estimator(vae, ROWS).ax_
     pca = PCA(n_components=2).fit(ROWS[:, :5])
     drawn = ax.collections[0].get_offsets()
-    assert_allclose(np.abs(drawn), np.abs(pca.transform(ROWS[:, :5])), atol=1e-10)
+    assert_allclose(np.abs(drawn), np.abs(pca.transform(ROWS[:, :5])), atol=1e-5)
     first, second = pca.explained_variance_ratio_
     assert f"({first:.0%} of variance)" in ax.get_xlabel()
     assert f"({second:.0%} of variance)" in ax.get_ylabel()
@@ -472,7 +657,7 @@ def test_latent_space_of_one_dimension():
     y = ROWS.sum(axis=1)
     ax = LatentSpaceDisplay.from_estimator(vae, ROWS, y).ax_
     expected = np.column_stack([ROWS[:, 0], y])
-    assert_allclose(ax.collections[0].get_offsets(), expected)
+    assert_allclose(ax.collections[0].get_offsets(), expected, rtol=1e-6)
 
 
 def test_latent_space_needs_one_y_for_each_row():
@@ -489,9 +674,8 @@ def test_manifold_lies_as_the_plane_does():
     drawn = images_in(display, 5, 5, gap=0).reshape(5, 5, 64)
     low, high = norm.ppf([0.1, 0.9])
     top_left, top_right, bottom_left = [low, high], [high, high], [low, low]
-    assert_allclose(drawn[0, 0], vae.inverse_transform(top_left))
-    assert_allclose(drawn[0, -1], vae.inverse_transform(top_right))
-    assert_allclose(drawn[-1, 0], vae.inverse_transform(bottom_left))
+    corners = vae.inverse_transform([top_left, top_right, bottom_left])
+    assert_allclose(drawn[[0, 0, -1], [0, -1, 0]], corners, rtol=1e-5)
     assert labels_of(display.ax_.xaxis) == ["-1.3", "-0.5", "0.0", "0.5", "1.3"]
     assert labels_of(display.ax_.yaxis) == ["1.3", "0.5", "0.0", "-0.5", "-1.3"]
 
@@ -499,6 +683,8 @@ def test_manifold_lies_as_the_plane_does():
 def test_manifold_needs_a_plane_of_images():
     with pytest.raises(ValueError, match=r"needs latent_dim=2 and got latent_dim=3"):
         ManifoldDisplay.from_estimator(linear_vae(latent_dim=3))
+    # A tuple of one level is a plane, too.
+    assert ManifoldDisplay.from_estimator(tiny(latent_dim=(2,)).fit(ROWS), n_steps=2)
     with pytest.raises(ValueError, match="13 features make no square image"):
         ManifoldDisplay.from_estimator(linear_vae(n_features=13))
 
@@ -516,7 +702,7 @@ def test_traversals_start_with_the_most_active_dimension():
     for place, dimension in enumerate([1, 3, 0]):
         Z = np.tile(X[2, :4], (7, 1))
         Z[:, dimension] = display.values
-        assert_allclose(drawn[place], vae.inverse_transform(Z))
+        assert_allclose(drawn[place], vae.inverse_transform(Z), rtol=1e-5)
 
 
 def test_traversals_without_data_go_around_zero():
@@ -689,14 +875,13 @@ def test_search_with_several_scores():
     assert "mean test down" in display.ax_.get_ylabel()
 
 
-def test_search_over_a_pipeline(digits):
-    vae = VAEEstimator(hidden_dim=4, epochs=1)
-    pipeline = make_pipeline(MinMaxScaler(clip=True), vae)
+def test_search_over_a_pipeline(X):
+    pipeline = make_pipeline(MinMaxScaler(clip=True), tiny())
     grid = {
         "vaeestimator__latent_dim": [2, 3],
         "vaeestimator__learning_rate": [1e-3, 1e-2],
     }
-    search = GridSearchCV(pipeline, grid, cv=2).fit(digits[0][:200])
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X)
     display = SearchDisplay.from_search(search)
     assert display.ax_.get_xlabel() == "vaeestimator__latent_dim"
     assert_allclose(display.scores.max(), search.best_score_)

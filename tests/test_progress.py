@@ -1,6 +1,6 @@
 import io
 
-from skvae.engine import Record
+from skvae.history import Record
 from skvae.progress import Progress, SearchProgress, _clock
 
 

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
+from search_helpers import evaluations, tiny
 from skvae.checkpoint import Checkpoint, States
-from skvae.model_selection import VAEGridSearchCV
 from skvae.racing import Race, rungs_of
 from skvae.runs import gather
-from test_estimator import tiny
 
 
 def test_rungs():
@@ -20,15 +19,15 @@ def test_rungs():
 
 
 def race(grid, tmp_path, X, fraction=0.5, metric=None):
-    evaluations = VAEGridSearchCV(tiny(), grid, cv=2)._future(X, None)
-    runs, alone = gather(evaluations)
+    asked = evaluations(tiny(), grid, X)
+    runs, alone = gather(asked)
     assert alone == []
     return Race(
         runs,
-        evaluations,
+        asked,
         {},
         States(tmp_path),
-        Checkpoint(None, evaluations),
+        Checkpoint(None, asked),
         fraction,
         metric,
     )
@@ -45,9 +44,8 @@ def run_rung(one, rung, score):
                 "fit_error": "it broke" if value != value else None,
             }
         if part.epochs < part.total:
-            one.keep_state(
-                rung, part.evaluations[-1].index, {"at": rung, "random_state": None}
-            )
+            state = {"at": rung, "random_state": None}
+            one.keep_state(rung, part.evaluations[-1].index, state)
     return parts
 
 
@@ -99,7 +97,7 @@ def test_probes_look_where_no_candidate_is_complete(tmp_path, digits):
 
 def test_what_failed_is_last_and_goes_no_further(tmp_path, digits):
     grid = {"epochs": [1, 2], "learning_rate": [0.1, 0.2, 0.3]}
-    one = race(grid, tmp_path, digits[:60], fraction=0.1)  # of three that is nobody
+    one = race(grid, tmp_path, digits[:60], fraction=0.1)  # of three none stops
 
     def score(evaluation):
         value = rate(evaluation)
@@ -114,7 +112,7 @@ def test_what_failed_is_last_and_goes_no_further(tmp_path, digits):
     assert len(one.results) == 12
 
 
-def test_somebody_always_goes_on(tmp_path, digits):
+def test_one_always_goes_on(tmp_path, digits):
     one = race({"epochs": [1, 2]}, tmp_path, digits[:60], fraction=0.99)
     run_rung(one, 0, lambda e: 1.0)
     one.stop_worst()
@@ -157,7 +155,7 @@ def test_a_loser_leaves_as_soon_as_it_is_known(tmp_path, digits):
     assert {rate(part.evaluations[0]) for part in one.parts(1)} == {0.7, 0.8, 0.9}
 
 
-def test_of_equals_the_first_go_on_whoever_comes_first(tmp_path, digits):
+def test_of_equals_the_first_go_on_in_any_order_of_results(tmp_path, digits):
     grid = {"epochs": [1, 2], "learning_rate": [0.1, 0.2, 0.3, 0.4]}
     for order in (1, -1):
         one = race(grid, tmp_path, digits[:60])
@@ -168,12 +166,12 @@ def test_of_equals_the_first_go_on_whoever_comes_first(tmp_path, digits):
         assert {rate(part.evaluations[0]) for part in one.parts(1)} == {0.1, 0.2}
 
 
-def test_a_state_makes_room_for_the_next(tmp_path, digits):
+def test_a_state_replaces_the_one_before(tmp_path, digits):
     one = race({"epochs": [1, 2, 3]}, tmp_path, digits[:60])
     for rung in (0, 1):
         run_rung(one, rung, lambda e: 1.0)
         one.stop_worst()
         assert len(list(tmp_path.glob(f"*-{rung}.state"))) == 2
         assert len(list(tmp_path.glob("*.state"))) == 2
-    run_rung(one, 2, lambda e: 1.0)  # the last epoch: nobody needs its state
+    run_rung(one, 2, lambda e: 1.0)  # the last epoch: no state is needed
     assert not list(tmp_path.glob("*-2.state"))

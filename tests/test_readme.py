@@ -8,32 +8,65 @@ import pytest
 import torch
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+# The same with little to train, and in this process.
+FEWER = {
+    r"\bepochs=\d+": "epochs=2",
+    r'epochs": \[[\d, ]+\]': 'epochs": [1, 2]',
+    r'latent_dim": \[[\d, ]+\]': 'latent_dim": [2, 5]',
+    r"n_jobs=\d+": "n_jobs=1",
+    r"cv=\d+": "cv=2",
+    r"\[:5\], 1000\)": "[:5], 10)",
+}
 
 
-def test_every_block_runs(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    import matplotlib.pyplot as plt
-
-    text = README.read_text("utf-8")
+def run_blocks(path, replaced=()):
+    """The names that the Python blocks of a page leave behind."""
+    text = path.read_text("utf-8")
+    for pattern in replaced:
+        text, n = re.subn(pattern, FEWER[pattern], text)
+        assert n, f"{path.name} has no {pattern} any more"
     namespace: dict = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
         exec(block, namespace)
+    return namespace
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder to write into, and no picture left open."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    import matplotlib.pyplot as plt
+
     plt.close("all")
-    assert namespace["Z"].shape == (1797, 10)
-    assert namespace["rows"].shape == (1000, 13)
+
+
+@pytest.mark.slow
+# Which of two files is faster is not for a test to say.
+@pytest.mark.filterwarnings("ignore:the quantised file is")
+def test_every_block_runs(capsys, elsewhere):
+    names = run_blocks(README, FEWER)
+    assert names["Z"].shape == (1797, 10)
+    assert names["rows"].shape == (1000, 13)
+    assert (elsewhere / "vae.onnx").exists()
+    assert "vaeestimator__latent_dim" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_block_runs_as_it_stands(capsys, elsewhere):
+    names = run_blocks(README)
+    assert names["Z"].shape == (1797, 10)
+    assert names["rows"].shape == (1000, 13)
     # Samples have the spread of the data, column by column.
-    spread = namespace["rows"].std(axis=0) / namespace["wine"].std().to_numpy()
+    spread = names["rows"].std(axis=0) / names["wine"].std().to_numpy()
     assert (np.abs(np.log(spread)) < np.log(1.5)).all()
     assert "vaeestimator__latent_dim" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["choices", "extending"])
 def test_every_block_of_the_documentation_runs(name):
-    text = (README.parent / "docs" / f"{name}.md").read_text("utf-8")
-    namespace: dict = {}
     with torch.random.fork_rng(devices=[]):  # modules of one's own draw from it
-        for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
-            exec(block, namespace)
+        run_blocks(README.parent / "docs" / f"{name}.md")
 
 
 def test_pictures_are_there():

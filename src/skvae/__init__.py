@@ -45,8 +45,8 @@ _PUBLIC = {
     "OnnxVAE": "onnx",
     "VAEGridSearchCV": "model_selection",
     "VAERandomizedSearchCV": "model_selection",
-    "neg_elbo_scorer": "model_selection",
-    "log_likelihood_scorer": "model_selection",
+    "neg_elbo_scorer": "scorers",
+    "log_likelihood_scorer": "scorers",
     "save": "persistence",
     "load": "persistence",
 }
@@ -84,8 +84,6 @@ if TYPE_CHECKING:
     from .likelihoods import StudentT as StudentT
     from .model_selection import VAEGridSearchCV as VAEGridSearchCV
     from .model_selection import VAERandomizedSearchCV as VAERandomizedSearchCV
-    from .model_selection import log_likelihood_scorer as log_likelihood_scorer
-    from .model_selection import neg_elbo_scorer as neg_elbo_scorer
     from .networks import MLP as MLP
     from .networks import ConvNet as ConvNet
     from .networks import EncoderDecoder as EncoderDecoder
@@ -107,6 +105,8 @@ if TYPE_CHECKING:
     from .priors import Prior as Prior
     from .priors import StandardNormal as StandardNormal
     from .priors import VampPrior as VampPrior
+    from .scorers import log_likelihood_scorer as log_likelihood_scorer
+    from .scorers import neg_elbo_scorer as neg_elbo_scorer
 
 
 def __getattr__(name: str) -> Any:

@@ -15,11 +15,7 @@ from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.utils import _safe_indexing as safe_indexing
-from sklearn.utils._param_validation import (
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _safe_split as safe_split
 from sklearn.utils.validation import _check_method_params as check_method_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
@@ -48,7 +44,7 @@ __all__ = [
     "safe_split",
     "search_fit",
     "standard_gamma",
-    "validate_parameter_constraints",
+    "validate_parameters",
     "without_torch_modes",
 ]
 
@@ -60,6 +56,11 @@ def cpu_has_bfloat16() -> bool:
         if supported is not None and supported():
             return True
     return False
+
+
+def validate_parameters(estimator: Any) -> None:
+    """Refuse parameters that are not as the estimator's class declares them."""
+    estimator._validate_params()
 
 
 def without_torch_modes() -> Any:
@@ -133,20 +134,29 @@ class EstimatorScorer(_BaseScorer):
         Handed to the function.
     """
 
-    def __init__(self, function: Callable[..., float], **options: Any):
+    def __init__(self, function: Callable[..., float], **options: Any) -> None:
         # The method is only looked up, to see whether its answers could be shared.
         super().__init__(function, sign=1, kwargs=options, response_method="transform")
 
-    def __call__(self, estimator, X, y=None, *, sample_weight=None):
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, sample_weight: Any = None
+    ) -> Any:
         """Score an estimator on X (n_samples, n_features); greater is better."""
         return self._score(None, estimator, X, y, sample_weight=sample_weight)
 
-    def _score(self, method_caller, estimator, X, y_true=None, sample_weight=None):
+    def _score(
+        self,
+        method_caller: Any,
+        estimator: Any,
+        X: Any,
+        y_true: Any = None,
+        sample_weight: Any = None,
+    ) -> Any:
         return self._score_func(
             estimator, X, y_true, sample_weight=sample_weight, **self._kwargs
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         options = ", ".join(f"{k}={v}" for k, v in self._kwargs.items())
         return self._score_func.__name__ + (f"({options})" if options else "")
 
@@ -182,13 +192,13 @@ class _Evaluations:
     would run them; it hands them to the search's own ``_evaluate``.
     """
 
-    def __init__(self, n_jobs=None, pre_dispatch=None):
+    def __init__(self, n_jobs: Any = None, pre_dispatch: Any = None) -> None:
         pass
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def __call__(self, calls: Iterable[tuple[Callable, tuple, dict]]) -> list[dict]:

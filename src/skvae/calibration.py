@@ -5,17 +5,17 @@ second of work, of which a cost model is made.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import mean
 
 import numpy as np
 import torch
-from torch import nn
 
 from .plan import CostModel, Shape, max_stack
 from .runs import Run, SharedFit
-from .stack import Stack, can_stack, stack_key
+from .training.data import Data
+from .training.engine import Stack, stack_key
 
 # How many runs are measured, and the largest stack of one.
 N_POINTS = 5
@@ -32,33 +32,31 @@ def shape_of(run: Run) -> Shape | None:
         shared = SharedFit(replace(run, state=None))
     except Exception:
         return None
-    trainer, data = shared.fit.trainer, shared.fit.data
-    modules = trainer.model.network.modules()
-    widths = tuple(
-        (layer.in_features, layer.out_features)
-        for layer in modules
-        if isinstance(layer, nn.Linear)
-    )
-    n_weights = trainer.weights.master.numel()
-    stackable = can_stack(trainer, data)
-    shape = Shape(
-        # Of other networks than stacks of linear layers the weights are what counts.
-        widths if stackable else ((n_weights, 1),),
-        trainer.batch_size,
+    training, data = shared.training, shared.training.data
+    assert data is not None
+    chains = training.module.network.chains()
+    widths: tuple[tuple[int, int], ...] = ((training.master.numel(), 1),)
+    if chains is not None:
+        # Of other networks the weights are what counts.
+        layers = (*chains.encoder, *chains.decoder)
+        widths = tuple((layer.in_features, layer.out_features) for layer in layers)
+    key = stack_key(training)
+    return Shape(
+        widths,
+        training.options.batch_size,
         len(data),
         run.epochs - run.start,
         len(run.evaluations),
         len(run.evaluations[0].options["test"]),
-        trainer.model.n_training_noise,
-        trainer.precision != torch.float32,
-        data.X.shape[1],
+        training.module.n_training_noise,
+        training.module.objective.n_draws,
+        training.precision != torch.float32,
+        data.x.shape[1],
         _rows_of(run),
         run.start,
-        stack_key(trainer, data)[1:] if stackable else None,  # but the batch size
-        data.X.device.type,
+        None if chains is None else key[2:],  # but the batch size
+        data.x.device.type,
     )
-    shared.close()
-    return shape
 
 
 def _rows_of(run: Run) -> tuple[object, ...]:
@@ -97,7 +95,7 @@ def shapes_of(
 
 def is_worthwhile(shapes: Sequence[Shape]) -> bool:
     """Whether the search is long enough to measure before it is planned."""
-    products = sum(s.n_rows * s.n_weights * s.epochs for s in shapes)
+    products = sum(s.n_rows * s.draws * s.n_weights * s.epochs for s in shapes)
     return products > WORTHWHILE
 
 
@@ -141,38 +139,24 @@ def measure(
                     one, evaluation = shared[0], run.evaluations[0]
                     evaluation = replace(evaluation, estimator=evaluation.configured())
                     started = time.perf_counter()
-                    one.evaluate(evaluation, None)
+                    one.evaluate(evaluation)
                     seconds = time.perf_counter() - started
                 yield "snapshot", shape, 1, seconds
-            for one in shared:
-                one.close()
 
 
 def _seconds_of_step(shared: Sequence[SharedFit]) -> float:
-    fits = [one.fit for one in shared]
-    size = fits[0].trainer.batch_size
-    few = [fit.data.take(slice(STEPS * size)) for fit in fits]
-    steps = -(-len(few[0]) // size)
-    epoch: Callable[[], object]
-    if len(fits) == 1:
-
-        def epoch():
-            fits[0].trainer.train_epoch(few[0], 10**9)
-
-    else:
-        members = [(fit.trainer, data) for fit, data in zip(fits, few, strict=True)]
-        stack = Stack.of(members, [10**6] * len(fits))
-        assert stack is not None
-
-        def epoch():
-            stack.epoch.clear()
-            stack.member(0)(few[0], 10**9)
-
+    trainings = [one.training for one in shared]
+    for one in trainings:
+        assert one.data is not None
+        one.data = Data(**one.data.take(slice(STEPS * one.batch_size)))
+    steps = trainings[0].steps_per_epoch
+    stack = Stack(trainings)
     times = []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()
-        epoch()  # ends by asking for the losses, which waits for a GPU
+        stack.epoch()  # ends by asking for the losses, which waits for a GPU
         times.append(time.perf_counter() - started)
+    stack.release()
     return mean(times[1:]) / steps
 
 

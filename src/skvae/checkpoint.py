@@ -124,7 +124,7 @@ class States:
         return self.folder / f"{key}-{rung}.state"
 
     def clear(self) -> None:
-        """Nobody needs them any more."""
+        """Remove them all."""
         for path in self.folder.glob("*.state*"):
             path.unlink()
 

@@ -124,7 +124,7 @@ def _quantize(options: argparse.Namespace) -> None:
 
     from .onnx import quantize
 
-    def read(path):
+    def read(path: Path | None) -> np.ndarray | None:
         return None if path is None else np.load(path, allow_pickle=False)
 
     rows, calibration = read(options.rows), read(options.calibrate)
@@ -153,6 +153,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _parsed(value: str) -> Any:
+    """The value of some JSON, or the text where it is none."""
     try:
         return json.loads(value)
     except ValueError:
@@ -164,7 +165,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ... ({len(text)} characters)"
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line of a warning, in place of ``warnings.showwarning``."""
     print(f"skvae: {message}", file=sys.stderr)
 
 

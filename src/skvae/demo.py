@@ -44,6 +44,7 @@ DATASETS: dict[str, dict[str, Any]] = {
 GRID = {"latent_dim": [2, 5, 10, 20], "learning_rate": [3e-4, 1e-3, 3e-3]}
 # Rows that the search sees: enough to rank candidates.
 SEARCH_ROWS = 5000
+SEARCH_JOBS = 2
 
 
 def run(dataset: str, out: Path) -> Path:
@@ -134,7 +135,7 @@ def run(dataset: str, out: Path) -> Path:
         GRID,
         scoring=neg_elbo_scorer,
         cv=3,
-        n_jobs=2,
+        n_jobs=SEARCH_JOBS,
     )
     with_progress_bar(search).fit(X_train[:SEARCH_ROWS])
     best = ", ".join(f"{name}={value}" for name, value in search.best_params_.items())

@@ -1,7 +1,8 @@
 """Where the arithmetic runs, and in which precision."""
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -15,6 +16,7 @@ from ._compat import cpu_has_bfloat16
 MULTI_THREAD_MIN_PRODUCTS = 25_000_000
 # Where Linux tells of its memory, and of that of the group that this process is in.
 MEMORY, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Below this many weights the casts cost more than bfloat16 products save.
 BFLOAT16_MIN_WEIGHTS = 100_000
 
@@ -42,8 +44,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         available.append("mps")
     try:
         resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is not known; expected one of {available}."
+        ) from error
+    try:
         torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={device!r} cannot be used on this machine ({_first_line(error)}); "
             f"expected one of {available}."
@@ -58,7 +65,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def resolve_precision(
-    precision: str, device: torch.device, *, exact: bool, n_weights: int
+    precision: str,
+    device: torch.device,
+    *,
+    exact: bool,
+    n_weights: int,
+    needs_float32: bool = False,
 ) -> torch.dtype:
     """What the network computes in while it trains.
 
@@ -70,8 +82,13 @@ def resolve_precision(
     if precision == "float32":
         return torch.float32
     if precision == "bfloat16":
+        if needs_float32:
+            raise ValueError(
+                "precision='bfloat16' does not do for a network with a flow, whose "
+                "splines need float32; use precision='auto' or 'float32'."
+            )
         return torch.bfloat16
-    if exact or n_weights < BFLOAT16_MIN_WEIGHTS:
+    if exact or needs_float32 or n_weights < BFLOAT16_MIN_WEIGHTS:
         return torch.float32
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -140,12 +157,34 @@ def one_thread() -> Iterator[None]:
             _threads_users -= 1
 
 
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)  # for what runs outside of the two below as well
+
+
+# In a forked process the threads of torch's pool are gone, and an operation that waits
+# for one of them waits for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """The state of the process in which a fitted model computes safely."""
+    with one_thread() if _forked else nullcontext():
+        yield
+
+
 @contextmanager
 def training(device: torch.device, products_per_step: int) -> Iterator[None]:
     """The state of the process in which a model of this size trains best."""
     small = products_per_step < MULTI_THREAD_MIN_PRODUCTS
     with ExitStack() as stack:
-        if device.type == "cpu" and small:
+        if device.type == "cpu" and (small or _forked):
             stack.enter_context(one_thread())
         stack.enter_context(flush_denormals())
         yield

@@ -1,78 +1,40 @@
 """VAEEstimator: a variational autoencoder with scikit-learn's manners."""
 
-import copy
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from inspect import signature
-from math import nan
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    clone,
-)
+from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
-from sklearn.mixture import GaussianMixture
-from sklearn.pipeline import Pipeline
-from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.exceptions import ConvergenceWarning
 
-from ._compat import (
-    Interval,
-    StrOptions,
-    check_sample_weight,
-    fit_context,
-    release_pages,
-)
-from .checks import check_codes, check_count
+from ._compat import Interval, StrOptions, fit_context, num_samples
+from .answers import FittedVAEMixin, checked_weights
+from .callbacks import Epochs, Seen
+from .checks import warn
 from .device import resolve_device
-from .engine import SCHEDULES, DivergenceError, Record
-from .fitting import (
-    Fit,
-    TrainingSet,
-    as_trained_on,
-    begin,
-    decide,
-    make_trainer,
-    seed_of,
-    untrained,
-)
-from .inference import FittedModel
-from .likelihoods import LIKELIHOODS, Likelihood, Mixed
-from .model import Architecture
+from .fitted import FittedVAE
+from .forms import Form, NoLabels, form_of
+from .likelihoods import BY_NAME, Likelihood
 from .networks import NETWORKS, Network
 from .objectives import OBJECTIVES, Objective
+from .plain import plain, revived
 from .priors import PRIORS, Prior
-from .progress import Progress
-from .state import flatten, revive
-from .tables import Table
-from .units import Units
+from .training import SCHEDULES, TRAIN, Options, Request, Training, train_more
+from .training.setup import Rows
 
 # With a code of so many dimensions, at most one of them active after so many steps is
 # no accident of a short training.
 COLLAPSE_MIN_DIM = 4
 COLLAPSE_MIN_STEPS = 500
-# Rows whose codes are kept for ``sample(prior="mixture")``.
-MAX_CODES = 2000
 
 
 class PosteriorCollapseWarning(UserWarning):
     """The code of a trained model holds next to nothing about x."""
 
 
-class VAEEstimator(
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    CallbackSupportMixin,
-    BaseEstimator,
-):
+class VAEEstimator(FittedVAEMixin, CallbackSupportMixin, BaseEstimator):
     r"""Variational autoencoder.
 
     Learns a decoder :math:`p(x|z)` and an encoder :math:`q(z|x)` by maximising the
@@ -115,9 +77,10 @@ class VAEEstimator(
 
     likelihood : {"auto", "bernoulli", "gaussian", ...} or Likelihood, default="auto"
         What p(x|z) is; the names are the keys of ``skvae.likelihoods.LIKELIHOODS``.
-        "auto" is bernoulli where every value lies in [0, 1], gaussian otherwise; the
-        choice is in ``likelihood_``. "mixed" takes a data frame of numbers, booleans
-        and categories; see :class:`~skvae.Mixed`.
+        "auto" is bernoulli where every value lies in [0, 1], gaussian otherwise, and
+        mixed for a data frame with a column that holds no numbers; the choice is in
+        ``likelihood_``. "mixed" takes a data frame of numbers, booleans and
+        categories; see :class:`~skvae.Mixed`.
 
     prior : {"normal", "mixture", "vamp", "flow"} or Prior, default="normal"
         What p(z) is.
@@ -173,6 +136,9 @@ class VAEEstimator(
         validation_reconstruction, validation_kl, active_units, learning_rate, seconds.
         Losses in nats per row; the loss is what the objective minimises.
 
+    fitted_ : skvae.fitted.FittedVAE
+        The fitted model as a value; all other attributes are read from it.
+
     model_ : skvae.model.Model
         The fitted torch module.
 
@@ -219,7 +185,7 @@ class VAEEstimator(
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
         "network": [StrOptions(set(NETWORKS)), Network, tuple],
-        "likelihood": [StrOptions({"auto", "mixed", *LIKELIHOODS}), Likelihood],
+        "likelihood": [StrOptions(set(BY_NAME)), Likelihood],
         "prior": [StrOptions(set(PRIORS)), Prior],
         "objective": [StrOptions(set(OBJECTIVES)), Objective],
         "standardize": [StrOptions({"auto"}), "boolean"],
@@ -235,67 +201,39 @@ class VAEEstimator(
         "warm_start": ["boolean"],
     }
 
-    # What a fitted estimator holds beside its parameters, as a file must have it.
-    _state_constraints: dict[str, list[Any]] = {
-        "model_": [dict],
-        "network_": [Network],
-        "likelihood_": [Likelihood],
-        "prior_": [Prior],
-        "objective_": [Objective],
-        "units_": [Units],
-        "n_features_in_": [Interval(Integral, 1, None, closed="left")],
-        "feature_names_in_": [np.ndarray, None],
-        "n_iter_": [Interval(Integral, 0, None, closed="left")],
-        "best_epoch_": [Interval(Integral, 0, None, closed="left")],
-        "_seed": [Interval(Integral, 0, np.iinfo(np.int32).max, closed="both")],
-        "_dtype": [np.dtype],
-        "_records": [list],
-        "_architecture": [Architecture],
-        "_draws": [bool],
-        "_codes": [np.ndarray, None],
-        "_codes_condition": [np.ndarray, None],
-        "_image_shape": [tuple, None],
-        "_table": [Table, None],
-    }
-
-    _records: list[Record]
-    # How a data frame's columns of several kinds become numbers, if they do.
-    _table: Table | None = None
-    # (channels, height, width) where X came as images.
-    _image_shape: tuple[int, ...] | None = None
-    # Whether an interruption is the business of whoever fits this one among others.
-    _within_search = False
-
     _doc_link_module = "skvae"
     _doc_link_template = (
         "https://skvae.readthedocs.io/en/latest/api/skvae.{estimator_name}.html"
     )
 
+    # The training that partial_fit keeps from call to call.
+    _training: Training | None = None
+
     def __init__(
         self,
-        latent_dim=20,
+        latent_dim: int | tuple[int, ...] = 20,
         *,
-        hidden_dim=400,
-        epochs=20,
-        batch_size=100,
-        learning_rate=1e-3,
-        learning_rate_schedule="constant",
-        network="mlp",
-        likelihood="auto",
-        prior="normal",
-        objective="elbo",
-        standardize="auto",
-        validation_fraction=None,
-        early_stopping=False,
-        n_iter_no_change=10,
-        tol=0.0,
-        max_gradient_norm=None,
-        device="auto",
-        precision="auto",
-        random_state=None,
-        verbose=0,
-        warm_start=False,
-    ):
+        hidden_dim: int | tuple[int, ...] = 400,
+        epochs: int = 20,
+        batch_size: int = 100,
+        learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
+        network: str | Network | tuple[Any, Any] = "mlp",
+        likelihood: str | Likelihood = "auto",
+        prior: str | Prior = "normal",
+        objective: str | Objective = "elbo",
+        standardize: str | bool = "auto",
+        validation_fraction: float | None = None,
+        early_stopping: bool = False,
+        n_iter_no_change: int = 10,
+        tol: float = 0.0,
+        max_gradient_norm: float | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+        warm_start: bool = False,
+    ) -> None:
         self.latent_dim = latent_dim
         self.hidden_dim = hidden_dim
         self.epochs = epochs
@@ -318,7 +256,7 @@ class VAEEstimator(
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
@@ -326,18 +264,30 @@ class VAEEstimator(
     # ------------------------------------------------------------------ training
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, sample_weight=None, X_val=None):
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+    ) -> "VAEEstimator":
         """Fit the model.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows within the support of the likelihood.
-        y : Ignored
+            Rows within the support of the likelihood. Images may have the shape
+            (n_samples, channels, height, width); see Notes.
+        y : array-like of shape (n_samples,) or None
+            Class labels, for a conditional estimator; ignored by others.
         sample_weight : array-like of shape (n_samples,) or None
             Weight of each row in the loss. Only ratios matter.
         X_val : array-like of shape (n_validation, n_features) or None
             Validation set, in place of ``validation_fraction``.
+        y_val : array-like of shape (n_validation,) or None
+            Class labels of the validation set, for a conditional estimator.
 
         Returns
         -------
@@ -349,34 +299,33 @@ class VAEEstimator(
             If a parameter or the data are not as expected; the estimator is then as it
             was before.
         DivergenceError
-            If the loss stops being finite. The estimator then holds the last finite
-            weights and its ``history_``.
+            If the loss stops being finite before an epoch is complete; the estimator is
+            then as it was before. After a complete epoch the best weights are kept, and
+            a ``ConvergenceWarning`` says so.
 
         Notes
         -----
         KeyboardInterrupt ends the training with a warning and keeps the best weights.
+
+        Images are modelled as rows, channels first, and rows are what
+        ``inverse_transform`` and ``sample`` give: ``X.reshape(-1, channels, height,
+        width)`` makes images of them.
         """
-        self._fit(X, y, sample_weight, X_val, None)
+        context = self._init_callback_context(max_subtasks=self.epochs)
+        listener = Epochs(self, context)
+        before = self.fitted_ if self.warm_start and self._is_fitted else None
+        request, seen = self._request(X, y, sample_weight, X_val, y_val, before)
+        listener.seen = seen
+        value = TRAIN.get()(replace(request, listener=listener))
+        listener.end(value)
+        self._hold(value, seen)
+        self._report(value)
         return self
 
-    def _fit(self, X, y, sample_weight, X_val, y_val) -> None:
-        context = self._init_callback_context(max_subtasks=self.epochs)
-        with _unchanged_on_error(self):
-            self._train(self._begin(X, y, sample_weight, X_val, y_val), context)
-        self._raise_divergence()
-
-    def _begin(self, X, y, sample_weight, X_val, y_val) -> Fit:
-        """Everything that comes before the first step."""
-        warm = self.warm_start and hasattr(self, "model_")
-        data = self._check_training_data(X, y, sample_weight, reset=not warm)
-        fitted = decide(self, data, warm=warm)
-        validation = None
-        if X_val is not None:
-            validation = self._check_validation(X_val, y_val, fitted)
-        return begin(self, fitted, replace(data, y=y), validation)
-
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, *, sample_weight=None):
+    def partial_fit(
+        self, X: Any, y: Any = None, *, classes: Any = None, sample_weight: Any = None
+    ) -> "VAEEstimator":
         """Train for one pass over a chunk of rows.
 
         The first chunk decides the likelihood and the standardisation. The optimiser
@@ -386,7 +335,11 @@ class VAEEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-        y : Ignored
+        y : array-like of shape (n_samples,) or None
+            Class labels, for a conditional estimator; ignored by others.
+        classes : array-like of shape (n_classes,) or None
+            All labels that will ever come; needed in the first call where its chunk
+            does not have them all.
         sample_weight : array-like of shape (n_samples,) or None
 
         Returns
@@ -396,626 +349,166 @@ class VAEEstimator(
         Raises
         ------
         ValueError
-            As :meth:`fit` does.
+            As :meth:`fit` does, or where the parameters ask for another model than the
+            fitted one.
+        DivergenceError
+            If the loss stops being finite; the estimator is then as it was before.
         """
-        self._partial_fit(X, y, sample_weight)
+        before = self.fitted_ if self._is_fitted else None
+        request, seen = self._request(
+            X, y, sample_weight, None, None, before, classes=classes
+        )
+        training, value = train_more(request, self._training)
+        self._hold(value, seen, training)
         return self
 
-    def _partial_fit(self, X, y, sample_weight) -> None:
-        first = not hasattr(self, "model_")
-        with _unchanged_on_error(self):
-            data = self._check_training_data(X, y, sample_weight, reset=first)
-            if first:
-                self.__dict__.update(decide(self, data, warm=False))
-            else:
-                self.likelihood_.check_support(data.X, columns=self._columns)
-            data = data.take(data.with_weight())
-            if not hasattr(self, "_trainer"):
-                self._trainer = make_trainer(self, self.__dict__)
-            trainer = self._trainer
-            trainer.learning_rate = self.learning_rate
-            trainer.batch_size = self.batch_size
-            trainer.max_gradient_norm = self.max_gradient_norm
-            try:
-                record = trainer.train_pass(as_trained_on(trainer, self.units_, data))
-            except DivergenceError as error:
-                del self._trainer
-                self._divergence = str(error)
-            else:
-                self._records = [*self._records, record]
-                self.n_iter_ = self.best_epoch_ = len(self._records)
-                self._keep_codes(data)
-        self._raise_divergence()
-
-    @property
-    def _columns(self):
-        """Names of the columns for error messages, where there are any."""
-        if self._table is not None:
-            return self._table.encoded_names
-        return getattr(self, "feature_names_in_", None)
-
-    def _check_training_data(self, X, y, sample_weight, *, reset) -> TrainingSet:
-        X, image_shape = _as_rows(X)
-        if reset:
-            self._image_shape = image_shape
-            self._table = self._look_at_table(X)
+    def _request(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any,
+        y_val: Any,
+        before: FittedVAE | None,
+        classes: Any = None,
+    ) -> tuple[Request, Seen]:
+        """What to train, after all checks that need no model."""
+        if before is None:
+            form = form_of(X, self._kinds())
+            # What scikit-learn's checks find out, they leave on the object that they
+            # check for: not on this one, for a fit that fails changes nothing.
+            stand_in = type(type(self).__name__, (BaseEstimator,), {})()
+            checked = form.check(stand_in, X, reset=True)
+            seen = Seen.of(stand_in)
+            labels = self._labels_of(y, num_samples(checked), classes)
         else:
-            self._check_image_shape(image_shape)
-        X = self._validate(X, reset=reset)
-        condition = self._check_condition(y, X, reset=reset)
-        if sample_weight is None:
-            return TrainingSet(X, None, condition)
-        weights = check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            form, labels = before.form, before.labels
+            checked, seen = form.check(self, X), Seen.of(self)
+        rows = Rows(
+            checked,
+            checked_weights(sample_weight, checked),
+            labels.encode(y, num_samples(checked)),
+            y,
         )
-        if not np.any(weights > 0):
-            raise ValueError(
-                "sample_weight must hold at least one positive weight; all are zero."
-            )
-        return TrainingSet(X, weights, condition)
+        options = Options(
+            epochs=int(self.epochs),
+            batch_size=int(self.batch_size),
+            learning_rate=float(self.learning_rate),
+            schedule=self.learning_rate_schedule,
+            patience=int(self.n_iter_no_change) if self.early_stopping else None,
+            tolerance=float(self.tol),
+            max_gradient_norm=self.max_gradient_norm,
+        )
+        request = Request(
+            network=self.network,
+            likelihood=self.likelihood,
+            prior=self.prior,
+            objective=self.objective,
+            latent_dim=self.latent_dim,
+            hidden_dim=self.hidden_dim,
+            standardize=self.standardize,
+            options=options,
+            device=self.device,
+            precision=self.precision,
+            random_state=self.random_state,
+            validation_fraction=self.validation_fraction,
+            form=form,
+            labels=labels,
+            rows=rows,
+            validation=self._validation(X_val, y_val, form, labels, seen),
+            before=before,
+        )
+        return request, seen
 
-    def _look_at_table(self, X) -> Table | None:
-        """How the columns of a data frame become numbers, where that is asked for."""
+    def _kinds(self) -> dict[Any, str] | None:
+        """Kinds of columns by name, where the likelihood asks for a data frame."""
         likelihood = self.likelihood
-        if isinstance(likelihood, str) and likelihood == "mixed":
-            return Table.fit(X, None)
-        if isinstance(likelihood, Mixed) and likelihood.of_data_frame:
-            return Table.fit(X, likelihood.families)
-        return None
+        if isinstance(likelihood, str):
+            likelihood = BY_NAME[likelihood]()
+        return likelihood.kinds
 
-    def _validate(self, X, *, reset, **options):
-        """scikit-learn's checks of X; of a data frame with categories, its numbers."""
-        if self._table is None:
-            return validate_data(
-                self, X, dtype=[np.float64, np.float32], reset=reset, **options
-            )
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        return X if options.get("skip_check_array") else self._table.encode(X)
-
-    def _check_condition(self, y, X, *, reset) -> np.ndarray | None:
-        """What the decoder sees beside z, (N, n_conditions); here nothing."""
-        return None
-
-    def _check_image_shape(self, image_shape: tuple[int, ...] | None) -> None:
-        if image_shape is not None and image_shape != self._image_shape:
+    def _labels_of(self, y: Any, n_rows: int, classes: Any = None) -> NoLabels:
+        """The form of y."""
+        if classes is not None:
             raise ValueError(
-                f"X holds images of shape {image_shape}, but the estimator was fitted "
-                f"on {self._image_shape or 'rows'}."
+                f"classes={classes!r} was given, but {type(self).__name__} is not "
+                "conditional on labels; use ConditionalVAEEstimator."
             )
+        return NoLabels()
 
-    def _check_validation(self, X_val, y_val, fitted) -> TrainingSet:
+    def _validation(
+        self, X_val: Any, y_val: Any, form: Form, labels: NoLabels, seen: Seen
+    ) -> Rows | None:
+        if X_val is None:
+            if y_val is not None:
+                raise ValueError("y_val was given without X_val; give both, or none.")
+            return None
         if self.validation_fraction is not None:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} and X_val both ask "
                 "for a validation set; give one of them."
             )
-        X_val, image_shape = _as_rows(X_val)
-        self._check_image_shape(image_shape)
-        if self._table is None:
-            checked = check_array(
-                X_val, dtype=[np.float64, np.float32], input_name="X_val"
+        stand_in = seen.stand_in(type(self).__name__)
+        checked = form.check(stand_in, X_val)
+        return Rows(checked, None, labels.encode(y_val, num_samples(checked)))
+
+    def _hold(
+        self, value: FittedVAE, seen: Seen, training: Training | None = None
+    ) -> None:
+        """Take over a fitted value."""
+        self.fitted_ = value
+        self._training = training
+        seen.leave_on(self)
+
+    def _report(self, value: FittedVAE) -> None:
+        """Warn of what the user should know of a training."""
+        if value.result == "interrupted":
+            warn(
+                f"Training interrupted in epoch {len(value.history) + 1}; the best "
+                "weights so far are kept."
             )
-            self._check(X_val, skip_check_array=True)
-        else:
-            checked = self._check(X_val)
-        fitted["likelihood_"].check_support(checked, "X_val", self._columns)
-        condition = self._check_condition(y_val, checked, reset=False)
-        return TrainingSet(checked, None, condition)
-
-    def _train(self, fit: Fit, context) -> None:
-        """Run the epochs and store what came of them, whatever ended them."""
-        X, weights = fit.rows.X, fit.rows.weights
-        hooks = {
-            "estimator": self,
-            "X": X,
-            "y": X if fit.rows.y is None else fit.rows.y,
-            "metadata": {} if weights is None else {"sample_weight": weights},
-        }
-        task = context.call_on_fit_task_begin(**hooks)
-        progress = Progress(self.epochs) if self.verbose else None
-        divergence = None
-
-        def begin_epoch():
-            nonlocal task
-            task = context.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(**hooks)
-
-        def current() -> dict[str, Any]:
-            model = copy.deepcopy(fit.fitted["model_"])
-            return {**fit.attributes(), "model_": model}
-
-        run = fit.run(self.epochs, on_epoch_begin=begin_epoch)
-        try:
-            for record in run:
-                if progress is not None:
-                    progress(record)
-                if task.call_on_fit_task_end(
-                    **hooks, reconstruction_attributes=current
-                ):
-                    break
-        except KeyboardInterrupt:
-            if self._within_search:
-                raise  # half a fit is no result
-            warnings.warn(
-                f"Training interrupted in epoch {fit.trainer.n_epochs + 1}; the "
-                "best weights so far are kept.",
-                UserWarning,
-                stacklevel=5,
-            )
-        except DivergenceError as error:
-            divergence = str(error)
-        finally:
-            run.close()
-            fit.trainer.close()
-            if progress is not None:
-                progress.close()
-
-        self.__dict__.update(fit.attributes())
-        self.__dict__.pop("_trainer", None)
-        self._keep_codes(fit.rows)
-        if divergence is not None:
-            self._divergence = divergence
-        elif fit.records:
-            self._warn_of_collapse(fit.trainer.n_steps)
-        context.call_on_fit_task_end(**hooks, reconstruction_attributes=dict)
-
-    def _raise_divergence(self):
-        """Fail after the last finite weights have been stored."""
-        cause = self.__dict__.pop("_divergence", None)
-        if cause is None:
             return
-        mends = [f"a learning_rate below {self.learning_rate:g}"]
-        if self.max_gradient_norm is None:
-            mends.append("max_gradient_norm=10")
-        if self.likelihood_.real_valued and self.units_.is_identity:
-            mends.append("standardize=True")
-        raise DivergenceError(
-            f"Training stopped: {cause}. Likely mends: {', '.join(mends)}. The "
-            "estimator holds the last finite weights."
-        )
-
-    def _keep_codes(self, data: TrainingSet) -> None:
-        """A draw of the aggregate posterior, for ``sample(prior="mixture")``."""
-        if len(data.X) > MAX_CODES:
-            random_state = np.random.RandomState(self._seed)
-            data = replace(data, y=None)  # whatever that is, and however long
-            data = data.take(random_state.choice(len(data.X), MAX_CODES, replace=False))
-        self._codes = self._fitted.draw_codes(data.X)
-        self._codes_condition = data.condition
-
-    def _warn_of_collapse(self, n_steps):
-        dim = self.model_.latent_dim
-        record = self._records[self.best_epoch_ - 1]
+        if value.result == "diverged":
+            warn(value.message, ConvergenceWarning)
+            return
+        if not value.history:
+            return
+        dim = value.latent_dim
+        record = value.history[value.best_epoch - 1]
         if (
             dim >= COLLAPSE_MIN_DIM
             and record.active_units <= 1
-            and n_steps >= COLLAPSE_MIN_STEPS
+            and value.n_steps >= COLLAPSE_MIN_STEPS
         ):
-            warnings.warn(
+            warn(
                 f"The posterior has collapsed: {record.active_units} of {dim} latent "
                 "dimensions are active, so the code holds next to nothing about x. "
-                "Likely mends: objective=ELBO(warmup=0.5), ELBO(free_bits=0.1), a "
-                "smaller beta, or a lower learning_rate.",
+                "Try objective=ELBO(warmup=0.5), ELBO(free_bits=0.1), a smaller beta, "
+                "or a lower learning_rate.",
                 PosteriorCollapseWarning,
-                stacklevel=6,
             )
 
-    # ------------------------------------------------------------------ inference
-
-    @property
-    def _fitted(self) -> FittedModel:
-        check_is_fitted(self)
-        return FittedModel(self.model_, self.units_, self._dtype)
-
-    def _check(self, X, **options):
-        return self._validate(X, reset=False, **options)
-
-    def _restored(self, X: np.ndarray) -> Any:
-        """What is handed out for decoded rows: a data frame where X was one."""
-        return X if self._table is None else self._table.decode(X)
-
-    def _checked(self, X) -> np.ndarray:
-        """X, checked; a memory map as it is, since it is never read as a whole."""
-        X, image_shape = _as_rows(X)
-        if not isinstance(X, np.memmap):
-            X = self._check(X)
-        else:
-            self._check(X, skip_check_array=True)
-        self._check_image_shape(image_shape)
-        return X
-
-    def _blocks(self, checked: np.ndarray) -> Iterator[np.ndarray]:
-        """What ``_checked`` gave, in blocks of bounded memory."""
-        mapped = isinstance(checked, np.memmap)
-        step = self._fitted.block_rows()
-        for start in range(0, len(checked), step):
-            block = checked[start : start + step]
-            if mapped:
-                block = check_array(
-                    block, dtype=[np.float64, np.float32], input_name="X"
-                )
-            yield block
-            if isinstance(checked, np.memmap):
-                release_pages(checked)
-
-    def transform(self, X):
-        """Means of q(z|x).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        Z : ndarray of float32, shape (n_samples, latent_dim)
-        """
-        fitted = self._fitted
-        X = self._checked(X)
-        return _join((fitted.encode(block) for block in self._blocks(X)), len(X))
-
-    def inverse_transform(self, Z):
-        """Means of p(x|z).
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, latent_dim)
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            In the units and the dtype of the training data.
-        """
-        fitted = self._fitted
-        return self._restored(fitted.decode(check_codes(Z, self.model_.latent_dim)))
-
-    def sample(
-        self,
-        n_samples=1,
-        random_state=None,
-        *,
-        observation_noise="auto",
-        prior="model",
-    ):
-        """New rows from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-            None takes fresh entropy.
-        observation_noise : {"auto"} or bool, default="auto"
-            True draws x from p(x|z), so that the rows have the spread of the data;
-            False gives the mean of p(x|z). "auto" is True, but for grey values that
-            were modelled by a Bernoulli: there the mean is what people expect.
-        prior : {"model", "mixture"} or density estimator, default="model"
-            Where z comes from. "model" is the model's p(z). "mixture" is scikit-learn's
-            GaussianMixture of ten components, fitted to codes of training rows, which
-            follows the aggregate posterior where that is far from p(z); another object
-            with ``fit`` and ``sample``, such as ``GaussianMixture(50)``, is cloned and
-            fitted likewise.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            In the units and the dtype of the training data.
-        """
-        return self._sample(n_samples, random_state, observation_noise, prior, None)
-
-    def _sample(self, n_samples, random_state, observation_noise, prior, condition):
-        fitted = self._fitted
-        check_count("n_samples", n_samples, 1)
-        if observation_noise not in ("auto", True, False):
-            raise ValueError(
-                f"observation_noise={observation_noise!r} must be 'auto', True or "
-                "False."
-            )
-        seed = seed_of(random_state)
-        if isinstance(prior, str) and prior == "model":
-            z = fitted.draw_latent(n_samples, torch.Generator().manual_seed(seed))
-        else:
-            z = self._sample_codes(n_samples, prior, seed, condition)
-        draws = self._draws if observation_noise == "auto" else observation_noise
-        device = self.model_.device
-        noise = torch.Generator(device).manual_seed(seed + 1) if draws else None
-        return self._restored(fitted.decode(z, noise, condition))
-
-    def _sample_codes(self, n_samples, prior, seed, condition) -> np.ndarray:
-        """Codes from a density that is fitted to those of training rows."""
-        return draw_like(self._codes, n_samples, prior, np.random.RandomState(seed))
-
-    def reconstruct(self, X):
-        """X encoded and decoded again: ``inverse_transform(transform(X))``.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-        """
-        return self._reconstruct(X, None)
-
-    def _reconstruct(self, X, y):
-        fitted = self._fitted
-        X = self._checked(X)
-        condition = self._check_condition(y, X, reset=False)
-
-        def reconstructed():
-            start = 0
-            for block in self._blocks(X):
-                given = _rows_of(condition, start, len(block))
-                yield fitted.decode(fitted.encode(block), condition=given)
-                start += len(block)
-
-        return self._restored(_join(reconstructed(), len(X)))
-
-    def interpolate(self, a, b, n_steps=10):
-        """Decode the straight line between the codes of two rows.
-
-        Parameters
-        ----------
-        a, b : array-like of shape (n_features,) or (n_pairs, n_features)
-            Where to start, and where to end.
-        n_steps : int, default=10
-            Points on each line, both ends included.
-
-        Returns
-        -------
-        X : ndarray of shape (n_steps, n_features) or (n_pairs, n_steps, n_features)
-            Of data frames one data frame, line after line.
-        """
-        return self._interpolate(a, b, n_steps, None)
-
-    def _interpolate(self, a, b, n_steps, condition):
-        fitted = self._fitted
-        check_count("n_steps", n_steps, 2)
-        if self._table is not None:
-            a, b = self._check(a), self._check(b)
-        else:
-            a, b = np.asarray(a), np.asarray(b)
-        width = len(self.units_.scale)
-        if a.shape != b.shape or a.shape[-1:] != (width,) or a.ndim > 2:
-            raise ValueError(
-                f"a and b must both have the shape ({width},) or (n_pairs, {width}); "
-                f"got {a.shape} and {b.shape}."
-            )
-        start = fitted.encode(check_array(np.atleast_2d(a), input_name="a"))
-        stop = fitted.encode(check_array(np.atleast_2d(b), input_name="b"))
-        steps = np.linspace(0, 1, n_steps, dtype=np.float32)[:, None]
-        lines = start[:, None] * (1 - steps) + stop[:, None] * steps
-        if condition is not None:
-            condition = np.repeat(condition, n_steps, axis=0)
-        X = fitted.decode(lines.reshape(-1, lines.shape[-1]), condition=condition)
-        if self._table is not None:
-            return self._table.decode(X)
-        return X.reshape(*a.shape[:-1], n_steps, width)
-
-    # ------------------------------------------------------------------ likelihood
-
-    def _by_blocks(self, X, y, function, stacklevel=4) -> tuple[np.ndarray, ...]:
-        """Apply a function of rows and conditions to blocks of X, and join.
-
-        A value outside the support counts as the nearest within.
-        """
-        likelihood, moved, parts, start = self.likelihood_, False, [], 0
-        X = self._checked(X)
-        condition = self._check_condition(y, X, reset=False)
-        for block in self._blocks(X):
-            if not likelihood.in_support(block).all():
-                block, moved = likelihood.nearest_in_support(block), True
-            parts.append(function(block, _rows_of(condition, start, len(block))))
-            start += len(block)
-        if moved:
-            warnings.warn(
-                f"X has values outside the support {likelihood.support} of "
-                f"{likelihood!r}; they were scored as the nearest value within.",
-                UserWarning,
-                stacklevel=stacklevel,
-            )
-        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-
-    def score_samples(self, X):
-        """The evidence lower bound (ELBO) of each row.
-
-        Always the bound of the model itself (beta = 1), by four draws of z that depend
-        on the row's values alone: the same row has the same score in any company.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Values outside the likelihood's support count as the nearest within, with
-            one warning.
-
-        Returns
-        -------
-        elbo : ndarray of float32, shape (n_samples,)
-            In nats per row, in the units of X. Values of different likelihoods, or of
-            grey and binarised data, are not comparable.
-        """
-        return self._score_samples(X, None)
-
-    def _score_samples(self, X, y):
-        reconstruction, kl = self._by_blocks(X, y, self._fitted.elbo_parts)
-        return -(reconstruction + kl)
-
-    def score(self, X, y=None, *, sample_weight=None):
-        """Mean evidence lower bound, in nats per row; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,) or None
-
-        Returns
-        -------
-        elbo : float
-            The weighted mean of :meth:`score_samples`.
-        """
-        elbo = self._score_samples(X, y).astype(np.float64)
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, elbo[:, None])
-        return float(np.average(elbo, weights=sample_weight))
-
-    def log_likelihood(self, X, n_importance_samples=100):
-        r"""Estimate log p(x) of each row by importance sampling from the encoder.
-
-        .. math:: \log \frac1K \sum_k \frac{p(x|z_k)\, p(z_k)}{q(z_k|x)},
-            \quad z_k \sim q(z|x)
-
-        A lower bound in expectation, which rises towards log p(x) with K and equals
-        the ELBO in expectation at K = 1.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        n_importance_samples : int, default=100
-            K. Time grows with it, memory does not.
-
-        Returns
-        -------
-        log_likelihood : ndarray of float32, shape (n_samples,)
-            In nats per row, in the units of X.
-
-        References
-        ----------
-        Burda, Grosse and Salakhutdinov (2016), "Importance Weighted Autoencoders".
-        """
-        return self._log_likelihood(X, None, n_importance_samples)
-
-    def _log_likelihood(self, X, y, n_importance_samples):
-        fitted = self._fitted
-        check_count("n_importance_samples", n_importance_samples, 1)
-
-        def estimate(block, condition):
-            rows = fitted.log_likelihood(block, int(n_importance_samples), condition)
-            return (rows,)
-
-        (rows,) = self._by_blocks(X, y, estimate)
-        return rows
-
-    # ------------------------------------------------------------------ the rest
-
-    @property
-    def _n_features_out(self):
-        return self.model_.latent_dim
-
-    @property
-    def history_(self):
-        check_is_fitted(self)
-        rows = [
-            {k: nan if v is None else v for k, v in asdict(record).items()}
-            for record in self._records
-        ]
-        try:
-            import pandas
-        except ImportError:
-            return rows
-        return pandas.DataFrame(rows, columns=list(Record.__dataclass_fields__))
-
-    def __getstate__(self):
-        """What pickles and files hold: plain values and arrays, no data, no optimiser.
-
-        As :func:`skvae.state.flatten` gives them, weights as NumPy arrays.
-        """
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles hold: plain values and arrays, no data, no optimiser."""
         state = dict(super().__getstate__())
-        state.pop("_trainer", None)
+        state.pop("_training", None)
+        if "fitted_" in state:
+            state["fitted_"] = state["fitted_"].state()
+        return plain(state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
         if "model_" in state:
-            weights = state["model_"].state_dict()
-            state["model_"] = {k: v.cpu().numpy().copy() for k, v in weights.items()}
-        return flatten(state)
-
-    def __setstate__(self, state):
-        state = revive(state)
-        weights = state.pop("model_", None)
+            raise ValueError(
+                "This pickle was written by skvae 0.1, whose pickles this version does "
+                "not read. Load it with skvae 0.1 and write it with skvae.save: such "
+                "files are read by every later version."
+            )
+        state = revived(state)
+        fitted = state.get("fitted_")
+        if fitted is not None:
+            try:
+                device = resolve_device(state["device"])
+            except ValueError:
+                device = torch.device("cpu")  # fitted on a GPU that is not here
+            state["fitted_"] = FittedVAE.from_state(fitted, device)
         super().__setstate__(state)
-        if weights is None:
-            return
-        model = untrained(self.__dict__)
-        model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
-        try:
-            device = resolve_device(self.device)
-        except ValueError:
-            device = torch.device("cpu")  # fitted on a GPU that is not here
-        self.model_ = model.to(device)
-
-
-def _as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """Images (N, channels, height, width) as rows, and their shape, if X holds any."""
-    shape: tuple[int, ...] = getattr(X, "shape", ())
-    if len(shape) != 4:
-        return X, None
-    if shape[1] not in (1, 3):
-        raise ValueError(
-            f"X of shape {tuple(shape)} has {shape[1]} channels; expected (n_samples, "
-            "channels, height, width) with 1 or 3. Channels that come last are moved "
-            "by np.moveaxis(X, -1, 1)."
-        )
-    if not isinstance(X, np.ndarray):
-        X = np.asarray(X)
-    return X.reshape(len(X), -1), tuple(int(side) for side in shape[1:])
-
-
-def _rows_of(array: np.ndarray | None, start: int, n_rows: int) -> np.ndarray | None:
-    return None if array is None else array[start : start + n_rows]
-
-
-def draw_like(
-    codes: np.ndarray, n_samples: int, prior: Any, random_state: np.random.RandomState
-) -> np.ndarray:
-    """Codes from a density that is fitted to these."""
-    if isinstance(prior, str) and prior == "mixture":
-        density = GaussianMixture(min(10, len(codes)), reg_covar=1e-4)
-    elif hasattr(prior, "fit") and hasattr(prior, "sample"):
-        density = clone(prior)
-    else:
-        raise ValueError(
-            f"prior={prior!r} must be 'model', 'mixture' or a density estimator "
-            "with fit and sample, such as sklearn.mixture.GaussianMixture(50)."
-        )
-    if "random_state" in density.get_params():
-        # Fitting and sampling both draw: one instance goes on from the other.
-        density.set_params(random_state=random_state)
-    # In float64: in float32 a covariance may lose its positive eigenvalues.
-    density.fit(codes.astype(np.float64))
-    options = {}
-    if "random_state" in signature(density.sample).parameters:
-        options["random_state"] = random_state  # KernelDensity wants it here
-    drawn = density.sample(n_samples, **options)
-    # Mixtures hand back the components, too, in whose order the rows are.
-    z = drawn[0] if isinstance(drawn, tuple) else drawn
-    return random_state.permutation(np.asarray(z, dtype=np.float32))
-
-
-def _join(parts: Iterator[np.ndarray], n_rows: int) -> np.ndarray:
-    """Parts of an array of so many rows, in memory for it and one part."""
-    joined, start = None, 0
-    for part in parts:
-        if joined is None:
-            joined = np.empty((n_rows, *part.shape[1:]), part.dtype)
-        joined[start : start + len(part)] = part
-        start += len(part)
-    assert joined is not None
-    return joined
-
-
-def unwrap(estimator: Any, X: Any) -> tuple["VAEEstimator", Any]:
-    """The VAE at the end of a (nested) Pipeline, and X as it gets there."""
-    while isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    return estimator, X
-
-
-@contextmanager
-def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
-    """An error leaves the estimator with the attributes it had before."""
-    before = dict(estimator.__dict__)
-    try:
-        yield
-    except BaseException:
-        estimator.__dict__.clear()
-        estimator.__dict__.update(before)
-        raise

@@ -8,6 +8,8 @@ from uuid import uuid4
 import joblib
 from torch import nn
 
+from .spec import Spec
+
 PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
@@ -36,6 +38,9 @@ def _content(value: Any) -> Any:
         return value.__qualname__, _code(value.__code__), around
     if isinstance(value, partial):
         return _content(["partial", value.func, value.args, value.keywords])
+    if isinstance(value, Spec):
+        # By its parameters, which may be modules.
+        return _content([type(value), value.get_params(deep=False)])
     if isinstance(value, nn.Module):
         # By its numbers: a pickle of torch's has addresses in it.
         weights = {name: t.cpu().numpy() for name, t in value.state_dict().items()}

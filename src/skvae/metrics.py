@@ -1,27 +1,56 @@
-"""Numbers about fitted estimators, and about codes and the factors behind the data."""
+"""Metrics of fitted estimators, and of codes and the factors behind the data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import entropy
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.metrics import balanced_accuracy_score, mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.tree import DecisionTreeClassifier
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
-from .checks import check_count, fresh_if_none
-from .estimator import unwrap
-from .spec import LOG_2_PI
+from ._compat import num_samples, safe_indexing
+from .answers import unwrap
+from .checks import refuse_missing, warn
+from .disentanglement import (
+    disentanglement_completeness_informativeness,
+    knn_accuracy,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
+from .estimator import VAEEstimator
+from .fitted import FittedVAE
+from .forms import Column
+
+__all__ = [
+    "active_units",
+    "aggregate_posterior_kl",
+    "disentanglement_completeness_informativeness",
+    "elbo_parts",
+    "knn_accuracy",
+    "log_likelihood",
+    "mutual_information",
+    "mutual_information_gap",
+    "reconstruction_error",
+    "separated_attribute_predictability",
+]
 
 ERRORS = {"squared": np.square, "absolute": np.abs}
+# Dates are columns of microseconds, and their errors count in days.
+MICROSECONDS_PER_DAY = 24 * 3600 * 10**6
 
 
 # --------------------------------------------------------------- fitted estimators
 
 
-def elbo_parts(estimator: Any, X: Any, y: Any = None) -> dict[str, np.ndarray]:
+def _checked(estimator: VAEEstimator | Pipeline, X: Any) -> tuple[FittedVAE, Any]:
+    """The fitted VAE at the end of an estimator, and X as it gets there, checked."""
+    vae, X = unwrap(estimator, X)
+    check_is_fitted(vae)
+    return vae.fitted_, vae.fitted_.form.check(vae, X)
+
+
+def elbo_parts(
+    estimator: VAEEstimator | Pipeline, X: Any, y: Any = None
+) -> dict[str, np.ndarray]:
     r"""Split the evidence lower bound of each row into its two parts.
 
     .. math:: -\mathrm{ELBO}(x) = \underbrace{-\mathbb E_q \log p(x|z)}_{
@@ -56,13 +85,16 @@ def elbo_parts(estimator: Any, X: Any, y: Any = None) -> dict[str, np.ndarray]:
     >>> parts["total"] == parts["reconstruction"] + parts["kl"]
     array([ True,  True,  True,  True,  True])
     """
-    vae, X = unwrap(estimator, X)
-    reconstruction, kl = vae._by_blocks(X, y, vae._fitted.elbo_parts, stacklevel=3)
+    fitted, rows = _checked(estimator, X)
+    reconstruction, kl = fitted.elbo_parts(rows, y)
     return {"reconstruction": reconstruction, "kl": kl, "total": reconstruction + kl}
 
 
 def log_likelihood(
-    estimator: Any, X: Any, n_importance_samples: int = 100, y: Any = None
+    estimator: VAEEstimator | Pipeline,
+    X: Any,
+    n_importance_samples: int = 100,
+    y: Any = None,
 ) -> np.ndarray:
     r"""Estimate log p(x) of each row by importance sampling from the encoder.
 
@@ -80,7 +112,8 @@ def log_likelihood(
     n_importance_samples : int, default=100
         K. Time grows with it, memory does not.
     y : array-like of shape (n_samples,) or None
-        Class labels, for a conditional estimator: the density is then p(x|y).
+        Class labels, for a conditional estimator: the density is then p(x|y). Without
+        them it is that of x alone, with the classes as frequent as in training.
 
     Returns
     -------
@@ -102,11 +135,14 @@ def log_likelihood(
     True
     """
     vae, X = unwrap(estimator, X)
-    return vae._log_likelihood(X, y, n_importance_samples)
+    return vae.log_likelihood(X, n_importance_samples, y=y)
 
 
 def reconstruction_error(
-    estimator: Any, X: Any, metric: str = "squared", y: Any = None
+    estimator: VAEEstimator | Pipeline,
+    X: Any,
+    metric: str = "squared",
+    y: Any = None,
 ) -> np.ndarray:
     r"""How far each row is from its reconstruction.
 
@@ -114,6 +150,11 @@ def reconstruction_error(
         \sum_d |x_d - \hat x_d|
 
     where :math:`\hat x` is what ``estimator.reconstruct(X)`` gives.
+
+    In a data frame of several kinds of columns, a category or a boolean counts 0 where
+    it is reconstructed and 1 where it is not, numbers count as they are, and dates in
+    days. Nothing is divided by the spread of a column: a column of large numbers
+    outweighs all others, unless it was scaled before.
 
     Parameters
     ----------
@@ -129,8 +170,8 @@ def reconstruction_error(
     Returns
     -------
     error : ndarray of float64, shape (n_samples,)
-        Summed over features, in the units of X or their squares; in a Pipeline, of X
-        as it reaches the estimator.
+        Summed over the columns of X, in their units or the squares of these; in a
+        Pipeline, of X as it reaches the estimator.
 
     References
     ----------
@@ -149,19 +190,48 @@ def reconstruction_error(
     """
     if metric not in ERRORS:
         raise ValueError(f"metric={metric!r} must be one of {list(ERRORS)}.")
-    vae, X = unwrap(estimator, X)
-    fitted = vae._fitted
+    fitted, X = _checked(estimator, X)
+    form, likelihood = fitted.form, fitted.choices.likelihood
+    condition = fitted.labels.encode(y, num_samples(X))
+    error = np.empty(num_samples(X))
+    step, moved = fitted.block_rows(), False
+    for start in range(0, len(error), step):
+        block = slice(start, start + step)
+        rows = safe_indexing(X, block)
+        x, observed = form.batch(rows)
+        refuse_missing(observed, form.names)
+        if not likelihood.contains(x).all():
+            x, moved = likelihood.nearest(x), True
+            rows = form.decode(x)
+        given = None if condition is None else condition[block]
+        reconstructed = form.decode(fitted.decode(fitted.encode(rows), given))
+        # Columns of what the user gets: categories decided, integers rounded.
+        decoded, _ = form.batch(reconstructed)
+        error[block] = ERRORS[metric](_differences(x, decoded, form.columns)).sum(1)
+    if moved:
+        warn(
+            f"X has values outside the support {likelihood.support} of {likelihood!r}; "
+            "the nearest values within were compared with their reconstructions."
+        )
+    return error
 
-    def error(block, condition):
-        reconstructed = fitted.decode(fitted.encode(block), condition=condition)
-        difference = block.astype(np.float64) - reconstructed
-        return (ERRORS[metric](difference).sum(axis=1),)
 
-    (rows,) = vae._by_blocks(X, y, error)
-    return rows
+def _differences(
+    x: np.ndarray, decoded: np.ndarray, columns: Sequence[Column]
+) -> np.ndarray:
+    """Differences (n, n_columns) in float64, in the units of each kind of column."""
+    difference = x.astype(np.float64) - decoded
+    for i, column in enumerate(columns):
+        if column.kind in ("category", "boolean"):
+            difference[:, i] = difference[:, i] != 0
+        elif column.kind == "date":
+            difference[:, i] /= MICROSECONDS_PER_DAY
+    return difference
 
 
-def active_units(estimator: Any, X: Any, threshold: float = 0.01) -> np.ndarray:
+def active_units(
+    estimator: VAEEstimator | Pipeline, X: Any, threshold: float = 0.01
+) -> np.ndarray:
     r"""Which latent dimensions the encoder uses.
 
     .. math:: \mathrm{Var}_x \big(\mathbb E_{q(z|x)} z_l\big) > \text{threshold}
@@ -195,11 +265,11 @@ def active_units(estimator: Any, X: Any, threshold: float = 0.01) -> np.ndarray:
     >>> active_units(vae, X)
     array([ True,  True,  True,  True])
     """
-    vae, X = unwrap(estimator, X)
-    return vae.transform(X).var(axis=0, dtype=np.float64) > threshold
+    fitted, rows = _checked(estimator, X)
+    return fitted.encode(rows).var(axis=0, dtype=np.float64) > threshold
 
 
-def mutual_information(estimator: Any, X: Any) -> float:
+def mutual_information(estimator: VAEEstimator | Pipeline, X: Any) -> float:
     r"""Information that a code holds about the row it came from.
 
     .. math:: I_q(x; z) = \frac1N \sum_i \mathbb E_{q(z|x_i)}
@@ -247,7 +317,7 @@ def mutual_information(estimator: Any, X: Any) -> float:
     return float(np.mean(log_posterior - log_aggregate))
 
 
-def aggregate_posterior_kl(estimator: Any, X: Any) -> float:
+def aggregate_posterior_kl(estimator: VAEEstimator | Pipeline, X: Any) -> float:
     r"""Divergence of the aggregate posterior from the prior.
 
     .. math:: \mathrm{KL}(q(z) \| p(z)), \qquad q(z) = \frac1N \sum_j q(z|x_j)
@@ -287,292 +357,14 @@ def aggregate_posterior_kl(estimator: Any, X: Any) -> float:
     return float(np.mean(log_aggregate - log_prior))
 
 
-def _densities(estimator: Any, X: Any) -> tuple[np.ndarray, ...]:
+def _densities(estimator: VAEEstimator | Pipeline, X: Any) -> tuple[np.ndarray, ...]:
     """log q(z|x), log q(z) and log p(z) of draws from q(z|x), each (N, S), in nats."""
-    vae, X = unwrap(estimator, X)
-    fitted = vae._fitted
-    if vae.network_.posterior != "gaussian":
+    fitted, rows = _checked(estimator, X)
+    network = fitted.choices.network
+    if network.posterior != "gaussian":
         raise ValueError(
             "this metric needs q(z|x) to be one diagonal Gaussian, but that of "
-            f"network={vae.network_!r} is {vae.network_.posterior}; use an 'mlp' or "
-            "'conv' network, or elbo_parts(estimator, X)['kl']."
+            f"network={network!r} is {network.posterior}; use an 'mlp' or 'conv' "
+            "network, or elbo_parts(estimator, X)['kl']."
         )
-    parts = [fitted.draw_posterior(block) for block in vae._blocks(vae._checked(X))]
-    mean, log_variance, z, log_prior = map(np.concatenate, zip(*parts, strict=True))
-    posterior = _log_normal(
-        z.astype(np.float64), mean[:, None], log_variance[:, None].astype(np.float64)
-    )
-    points = z.reshape(-1, z.shape[-1])
-    log_aggregate = fitted.log_aggregate(points, mean, log_variance)
-    return posterior, log_aggregate.reshape(z.shape[:2]), log_prior
-
-
-def _log_normal(z, mean, log_variance) -> np.ndarray:
-    """log-density of diagonal Gaussians, (..., L) to (...)."""
-    square = (z - mean) ** 2 * np.exp(-log_variance)
-    return -0.5 * (square + log_variance + LOG_2_PI).sum(axis=-1)
-
-
-# --------------------------------------------------------------- codes and factors
-
-
-def mutual_information_gap(codes: Any, factors: Any, n_bins: int = 20) -> float:
-    r"""MIG: whether each factor is held by one latent dimension, and by no second.
-
-    .. math:: \frac1F \sum_f \frac{1}{H(v_f)} \left(I(z_{(1)}; v_f)
-        - I(z_{(2)}; v_f)\right)
-
-    where :math:`z_{(1)}` and :math:`z_{(2)}` are the two latent dimensions that know
-    most of the factor :math:`v_f`.
-
-    Parameters
-    ----------
-    codes : array-like of shape (n_samples, latent_dim)
-        As ``transform`` gives.
-    factors : array-like of shape (n_samples, n_factors)
-        What generated the rows. A column of whole numbers is a discrete factor; any
-        other is cut into bins.
-    n_bins : int, default=20
-        Bins of equal width that each code is cut into.
-
-    Returns
-    -------
-    gap : float
-        From 0 to 1, the better.
-
-    References
-    ----------
-    Chen et al. (2018), "Isolating sources of disentanglement in variational
-    autoencoders"; the bins are those of Locatello et al. (2019), "Challenging common
-    assumptions in the unsupervised learning of disentangled representations".
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvae.metrics import mutual_information_gap
-    >>> factors = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    >>> mutual_information_gap(3.0 * factors, factors)
-    1.0
-    >>> mixed = factors @ [[1, 1], [1, -1]]
-    >>> mutual_information_gap(mixed, factors)
-    0.0
-    """
-    check_count("n_bins", n_bins, 2)
-    codes, factors = _check_codes_and_factors(codes, factors)
-    cut = [_cut(code, n_bins) for code in codes.T]
-    gaps = []
-    for factor in factors.T:
-        labels = _cut(factor, n_bins) if _is_continuous(factor) else factor
-        shared = [_mutual_information(code, labels) for code in cut]
-        gaps.append(_gap(shared) / _mutual_information(labels, labels))
-    return float(np.mean(gaps))
-
-
-def separated_attribute_predictability(codes: Any, factors: Any) -> float:
-    r"""SAP: by how much the best latent dimension predicts a factor better than others.
-
-    .. math:: \frac1F \sum_f \left(S_{(1) f} - S_{(2) f}\right)
-
-    where :math:`S_{lf}` is how well the latent dimension l alone predicts the factor f:
-    the squared correlation with a continuous factor; for a discrete one the balanced
-    accuracy of thresholds, one fewer than there are classes; and 0 for a dimension that
-    is constant. The two largest of a factor are compared.
-
-    Parameters
-    ----------
-    codes : array-like of shape (n_samples, latent_dim)
-        As ``transform`` gives.
-    factors : array-like of shape (n_samples, n_factors)
-        What generated the rows. A column of whole numbers is a discrete factor, any
-        other a continuous one.
-
-    Returns
-    -------
-    gap : float
-        The greater, the better: up to 1 for continuous factors, up to 1 - 1/C for a
-        factor of C classes, since chance gives 1/C.
-
-    References
-    ----------
-    Kumar, Sattigeri and Balakrishnan (2018), "Variational inference of disentangled
-    latent concepts from unlabeled observations".
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvae.metrics import separated_attribute_predictability
-    >>> factors = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    >>> separated_attribute_predictability(3.0 * factors, factors)
-    0.5
-    """
-    codes, factors = _check_codes_and_factors(codes, factors)
-    gaps = []
-    for factor in factors.T:
-        score = _squared_correlation if _is_continuous(factor) else _threshold_accuracy
-        gaps.append(
-            _gap([score(code, factor) if np.ptp(code) else 0.0 for code in codes.T])
-        )
-    return float(np.mean(gaps))
-
-
-def disentanglement_completeness_informativeness(
-    codes: Any, factors: Any, *, n_estimators: int = 100, random_state: Any = 0
-) -> dict[str, float]:
-    r"""DCI: three views of which latent dimension matters for which factor.
-
-    A random forest predicts each factor from all codes; the importances are a matrix
-    :math:`R_{lf}`. With the entropy H to the base of the number of its terms,
-
-    .. math:: \text{disentanglement} = \sum_l \rho_l
-        \left(1 - H(R_{l\cdot} / \textstyle\sum_f R_{lf})\right), \quad
-        \rho_l \propto \sum_f R_{lf}, \qquad
-        \text{completeness} = \frac1F \sum_f
-        \left(1 - H(R_{\cdot f} / \textstyle\sum_l R_{lf})\right)
-
-    Parameters
-    ----------
-    codes : array-like of shape (n_samples, latent_dim)
-        As ``transform`` gives.
-    factors : array-like of shape (n_samples, n_factors)
-        What generated the rows. A column of whole numbers is a discrete factor, any
-        other a continuous one.
-    n_estimators : int, default=100
-        Trees of each forest.
-    random_state : int, RandomState instance or None, default=0
-        Of the forests. None takes fresh entropy.
-
-    Returns
-    -------
-    scores : dict of float
-        "disentanglement" (does a latent dimension hold one factor only?) and
-        "completeness" (is a factor held by one latent dimension only?), from 0 to 1;
-        "informativeness" (can the factors be predicted at all?), the forests' accuracy
-        or coefficient of determination for rows that a tree has not seen, at most 1.
-        The paper reports the error of prediction instead.
-
-    References
-    ----------
-    Eastwood and Williams (2018), "A framework for the quantitative evaluation of
-    disentangled representations".
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvae.metrics import disentanglement_completeness_informativeness
-    >>> factors = np.random.default_rng(0).integers(3, size=(300, 2))
-    >>> disentanglement_completeness_informativeness(-factors, factors)
-    {'disentanglement': 1.0, 'completeness': 1.0, 'informativeness': 1.0}
-    """
-    codes, factors = _check_codes_and_factors(codes, factors)
-    random_state = fresh_if_none(random_state)
-    columns, scores = [], []
-    for factor in factors.T:
-        forest = (
-            RandomForestRegressor if _is_continuous(factor) else RandomForestClassifier
-        )(
-            n_estimators,
-            # All codes at every split: else trees must make do with irrelevant ones.
-            max_features=None,
-            oob_score=True,
-            random_state=random_state,
-        ).fit(codes, factor)
-        columns.append(forest.feature_importances_)
-        scores.append(forest.oob_score_)
-    importances = np.transpose(columns)
-    weights = importances.sum(axis=1)
-    return {
-        "disentanglement": float(np.average(_purity(importances), weights=weights)),
-        "completeness": float(_purity(importances.T).mean()),
-        "informativeness": float(np.mean(scores)),
-    }
-
-
-def knn_accuracy(
-    Z_train: Any, y_train: Any, Z_test: Any, y_test: Any, n_neighbors: int = 5
-) -> float:
-    """Accuracy of the nearest neighbours' vote in the latent space.
-
-    Parameters
-    ----------
-    Z_train, Z_test : array-like of shape (n_samples, latent_dim)
-        Codes, as ``transform`` gives.
-    y_train, y_test : array-like of shape (n_samples,)
-        Class labels.
-    n_neighbors : int, default=5
-
-    Returns
-    -------
-    accuracy : float
-        Share of the test rows whose label is that of most neighbours, from 0 to 1.
-
-    References
-    ----------
-    Cover and Hart (1967), "Nearest neighbor pattern classification".
-
-    Examples
-    --------
-    >>> from skvae import VAEEstimator
-    >>> from skvae.datasets import load_digits
-    >>> from skvae.metrics import knn_accuracy
-    >>> X, y = load_digits(return_X_y=True)
-    >>> vae = VAEEstimator(8, hidden_dim=64, learning_rate=5e-3, random_state=0)
-    >>> Z = vae.fit(X[:1200]).transform(X)
-    >>> knn_accuracy(Z[:1200], y[:1200], Z[1200:], y[1200:]) > 0.8
-    True
-    """
-    classifier = KNeighborsClassifier(n_neighbors).fit(Z_train, y_train)
-    return float(classifier.score(Z_test, y_test))
-
-
-def _check_codes_and_factors(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
-    codes = check_array(codes, dtype=np.float64, input_name="codes")
-    factors = check_array(factors, dtype=np.float64, input_name="factors")
-    check_consistent_length(codes, factors)
-    constant = np.flatnonzero(np.ptp(factors, axis=0) == 0)
-    if len(constant):
-        raise ValueError(
-            f"column {constant[0]} of factors is constant at "
-            f"{factors[0, constant[0]]:g}, so that no code can hold anything about "
-            "it; drop the column."
-        )
-    return codes, factors
-
-
-def _is_continuous(factor: np.ndarray) -> bool:
-    return not np.array_equal(factor, np.round(factor))
-
-
-def _cut(column: np.ndarray, n_bins: int) -> np.ndarray:
-    """The bin of equal width that each value lies in."""
-    return np.digitize(column, np.histogram_bin_edges(column, n_bins)[1:-1])
-
-
-def _mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two columns of labels, in nats; of one with itself, its entropy."""
-    # From the table: handed the labels, scikit-learn warns of many classes.
-    return mutual_info_score(None, None, contingency=contingency_matrix(a, b))
-
-
-def _gap(scores: list[float]) -> float:
-    """How far the largest is from the next; a single one is compared with 0."""
-    next_best, best = sorted([0.0, *scores])[-2:]
-    return best - next_best
-
-
-def _squared_correlation(code: np.ndarray, factor: np.ndarray) -> float:
-    return np.corrcoef(code, factor)[0, 1] ** 2
-
-
-def _threshold_accuracy(code: np.ndarray, factor: np.ndarray) -> float:
-    """Balanced accuracy of thresholds on a code, fitted to the same rows."""
-    tree = DecisionTreeClassifier(
-        max_leaf_nodes=len(np.unique(factor)), class_weight="balanced", random_state=0
-    ).fit(code[:, None], factor)
-    return balanced_accuracy_score(factor, tree.predict(code[:, None]))
-
-
-def _purity(importances: np.ndarray) -> np.ndarray:
-    """1 minus the entropy of each row, to the base of its length."""
-    # The smallest number: a row of zeros counts as even, and a row of one as pure.
-    shares = importances + np.finfo(np.float64).tiny
-    return 1 - entropy(shares, base=max(2, shares.shape[1]), axis=1)
+    return fitted.posterior_densities(rows)

@@ -1,6 +1,6 @@
 """The model: where network, likelihood, prior and objective meet.
 
-Nobody else knows all four. From rows and noise it works out :class:`Terms` for the
+No other module knows all four. From rows and noise it works out :class:`Terms` for the
 objective; nothing in it draws a random number.
 """
 
@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .forms.base import Column, Summary
 from .likelihoods import Likelihood
-from .networks import Network, Posterior
+from .networks import Network, NetworkInputs, Posterior, refuse_random_layers
 from .objectives import Objective, Terms
-from .priors import Prior
+from .priors import Prior, PriorInputs
+from .spec import Spec
+from .units import Units
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the shapes of the weights, beside the choices and the width of x.
+    """What determines the shapes of the weights, beside the choices and the columns.
 
     Attributes
     ----------
@@ -28,9 +31,9 @@ class Architecture:
         Widths of the levels of z, one but for hierarchical networks.
     hidden_dim : tuple of int
     n_conditions : int
-        Columns of what the decoder sees beside z.
+        Columns of the condition that the decoder sees beside z.
     image_shape : tuple of int or None
-        (channels, height, width) where X came as images.
+        (channels, height, width) where X holds images.
     """
 
     latent_dim: tuple[int, ...]
@@ -39,70 +42,103 @@ class Architecture:
     image_shape: tuple[int, ...] | None = None
 
 
-@dataclass
-class Batch:
-    """Rows to train on, and all that the loss of them is a function of.
+# The axes on which a model is chosen.
+AXES: dict[str, type[Spec]] = {
+    "network": Network,
+    "likelihood": Likelihood,
+    "prior": Prior,
+    "objective": Objective,
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The four choices, resolved.
 
     Attributes
     ----------
-    x : Tensor of shape (N, D)
+    network, likelihood, prior, objective : Spec
+    """
+
+    network: Network
+    likelihood: Likelihood
+    prior: Prior
+    objective: Objective
+
+    def named(self) -> dict[str, Spec]:
+        """The choices by the name of their axis."""
+        return {
+            "network": self.network,
+            "likelihood": self.likelihood,
+            "prior": self.prior,
+            "objective": self.objective,
+        }
+
+    def check(self) -> None:
+        """Refuse choices that do not go together."""
+        network, prior, objective = self.network, self.prior, self.objective
+        if objective.needs_gaussian_posterior and network.posterior != "gaussian":
+            raise ValueError(
+                f"objective={objective!r} needs q(z|x) to be one diagonal Gaussian, "
+                f"but that of network={network!r} is {network.posterior}; use an 'mlp' "
+                "or 'conv' network, or objective='elbo' or IWAE()."
+            )
+        if prior.needs_encoder and network.posterior == "flow":
+            raise ValueError(
+                f"prior={prior!r} needs the density of q(z|u) at any z, which "
+                f"network={network!r} does not give; use an 'mlp', 'conv' or 'ladder' "
+                "network, or prior='mixture'."
+            )
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows to train on, and all that their loss is a function of.
+
+    In a stack of M models every tensor has a leading axis M.
+
+    Attributes
+    ----------
+    x : Tensor of shape (N, n_columns)
+        Numbers and codes, in the model's units.
     noise : Tensor of shape (S, N, n_training_noise)
-    weights : Tensor of shape (N,) or None
+    observed : Tensor of bool, shape (N, n_columns), or None
+        Which entries count in the density; None where all do.
+    seen : Tensor of bool, shape (N, n_columns), or None
+        Which entries the encoder sees; None where it sees all.
     condition : Tensor of shape (N, n_conditions) or None
+    weights : Tensor of shape (N,) or None
     n_rows : int
         Rows of the whole training set.
     progress : float
-        Fraction of all training steps that are done.
+        Share of all training steps that is done; 1 outside training.
     """
 
     x: Tensor
     noise: Tensor
-    weights: Tensor | None = None
+    observed: Tensor | None = None
+    seen: Tensor | None = None
     condition: Tensor | None = None
+    weights: Tensor | None = None
     n_rows: int = 1
     progress: float = 1.0
 
 
-def incompatibility(
-    network: Network, likelihood: Likelihood, prior: Prior, objective: Objective
-) -> str | None:
-    """Why the four choices do not go together, and the mend; None where they do."""
-    if objective.needs_gaussian_posterior and network.posterior != "gaussian":
-        return (
-            f"objective={objective!r} needs q(z|x) to be one diagonal Gaussian, but "
-            f"that of network={network!r} is {network.posterior}; use an 'mlp' or "
-            "'conv' network, or objective='elbo' or IWAE()."
-        )
-    if prior.needs_encoder and network.posterior == "flow":
-        return (
-            f"prior={prior!r} needs the density of q(z|u) at any z, which "
-            f"network={network!r} does not give; use an 'mlp', 'conv' or 'ladder' "
-            "network, or prior='mixture'."
-        )
-    return None
-
-
 class Model(nn.Module):
-    """A network with the learned parameters of its likelihood and prior.
+    """A network, a likelihood and a prior as modules, with the objective.
 
     Parameters
     ----------
-    network, likelihood, prior, objective : Spec
-        The four choices.
-    n_features : int
-    latent_dim : tuple of int
-        Widths of the levels of z, one but for hierarchical networks.
-    hidden_dim : sequence of int
-    unit : Tensor of shape (D,)
-        What 1 inside the model is worth in the user's units.
-    mean, spread : Tensor of shape (D,)
-        Where the data lie, in the model's units.
+    choices : Choices
+        Resolved.
+    architecture : Architecture
+    columns : sequence of Column
+    summary : Summary
+        Statistics of the training rows; ``Summary.unknown`` where the weights are to be
+        loaded.
+    units : Units
     generator : torch.Generator
         Source of the initial weights.
-    n_conditions : int
-        Columns of what the decoder sees beside z.
-    image_shape : tuple of int or None
-        (channels, height, width) where X came as images.
 
     Attributes
     ----------
@@ -110,60 +146,41 @@ class Model(nn.Module):
         Width L of z, all levels together.
     """
 
-    network: Any  # a module of the Network contract
+    network: Any
+    likelihood: Any
+    prior: Any
 
     def __init__(
         self,
-        network: Network,
-        likelihood: Likelihood,
-        prior: Prior,
-        objective: Objective,
-        *,
-        n_features: int,
-        latent_dim: Sequence[int],
-        hidden_dim: Sequence[int],
-        unit: Tensor,
-        mean: Tensor,
-        spread: Tensor,
+        choices: Choices,
+        architecture: Architecture,
+        columns: Sequence[Column],
+        summary: Summary,
+        units: Units,
         generator: torch.Generator,
-        n_conditions: int = 0,
-        image_shape: tuple[int, ...] | None = None,
     ):
         super().__init__()
-        reason = incompatibility(network, likelihood, prior, objective)
-        if reason is not None:
-            raise ValueError(reason)
-        self.likelihood = likelihood
-        self.prior = prior
-        self.objective = objective
-        self.latent_dim = sum(latent_dim)
-        self.top_dim = latent_dim[-1]
-        self.n_conditions = n_conditions
-        self.network = network.build(
-            n_features=n_features,
-            latent_dim=tuple(latent_dim),
-            hidden_dim=hidden_dim,
-            n_outputs=likelihood.n_outputs,
-            output_bias=likelihood.output_bias(mean),
-            n_conditions=n_conditions,
-            image_shape=image_shape,
-            generator=generator,
-        )
-        self.likelihood_parameters = _parameters(likelihood.parameters(n_features))
-        # What the prior knows of x is what the encoder sees of it.
-        seen = likelihood.network_input(torch.stack([mean, mean + spread]))
-        self.prior_parameters = _parameters(
-            prior.parameters(
-                latent_dim=self.top_dim,
-                mean=seen[0],
-                spread=seen[1] - seen[0],
+        choices.check()
+        self.objective = choices.objective
+        self.latent_dim = sum(architecture.latent_dim)
+        self.likelihood = choices.likelihood.build(columns, summary, units)
+        self.network = choices.network.build(
+            NetworkInputs(
+                n_inputs=self.likelihood.n_inputs,
+                latent_dim=architecture.latent_dim,
+                hidden_dim=architecture.hidden_dim,
+                n_raw=self.likelihood.n_raw,
+                output_bias=self.likelihood.start,
+                n_conditions=architecture.n_conditions,
+                image_shape=architecture.image_shape,
                 generator=generator,
             )
         )
-        constants = likelihood.constants(unit)
-        for name, value in constants.items():
-            self.register_buffer(f"likelihood_{name}", value)
-        self._constant_names = tuple(constants)
+        refuse_random_layers("network", self.network)
+        location, spread = self.likelihood.inputs
+        inputs = PriorInputs(architecture.latent_dim[-1], location, spread, generator)
+        self.prior = choices.prior.build(inputs)
+        self.prior_sees_encoder = choices.prior.needs_encoder
 
     @property
     def n_noise(self) -> int:
@@ -173,8 +190,7 @@ class Model(nn.Module):
     @property
     def n_prior_noise(self) -> int:
         """Noise that one draw from p(z) needs."""
-        inner = getattr(self.network, "n_inner_noise", 0)
-        return self.prior.n_noise(self.top_dim) + inner
+        return self.prior.n_noise + self.network.n_inner_noise
 
     @property
     def n_loss_noise(self) -> int:
@@ -186,7 +202,7 @@ class Model(nn.Module):
     @property
     def n_training_noise(self) -> int:
         """Noise that a row needs for one draw in a training step."""
-        return self.n_loss_noise + getattr(self.network, "n_dropout_noise", 0)
+        return self.n_loss_noise + self.network.n_dropout_noise
 
     @property
     def device(self) -> torch.device:
@@ -197,18 +213,9 @@ class Model(nn.Module):
         """What the network computes in; densities are float32 at least."""
         return next(self.network.parameters()).dtype
 
-    def likelihood_arguments(self) -> dict[str, Tensor]:
-        """What the likelihood declared, learned and fixed, by name."""
-        constants = {
-            name: getattr(self, f"likelihood_{name}") for name in self._constant_names
-        }
-        return {**self.likelihood_parameters, **constants}
-
-    def prior_arguments(self) -> dict[str, Any]:
-        """What the prior declared, by name, and the encoder where it needs that."""
-        if not self.prior.needs_encoder:
-            return dict(self.prior_parameters)
-        return {**self.prior_parameters, "encode": self._encode_top}
+    def _encoder(self) -> dict[str, Any]:
+        """The encoder, for a prior that needs it."""
+        return {"encode": self._encode_top} if self.prior_sees_encoder else {}
 
     def _encode_top(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the part of q(z|u) that the prior covers."""
@@ -217,36 +224,45 @@ class Model(nn.Module):
         )
         return self.network.infer(u.to(self.dtype), noise).prior_gaussian()
 
-    def infer(self, x: Tensor, noise: Tensor, **dropout: Tensor) -> Posterior:
-        """q(z|x) of rows (N, D) and its draws under noise (S, N, n_noise)."""
-        seen = self.likelihood.network_input(x)
-        return self.network.infer(seen.to(self.dtype), noise, **dropout)
+    def infer(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        seen: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Posterior:
+        """q(z|x) of rows (N, n_columns) and its draws under noise (S, N, n_noise)."""
+        inputs = self.likelihood.see(x, seen)
+        return self.network.infer(inputs.to(self.dtype), noise, dropout_noise)
 
     def decode(
-        self, z: Tensor, condition: Tensor | None = None, **dropout: Tensor
+        self,
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
     ) -> Tensor:
-        """Raw parameters of p(x|z), (..., L) to (..., D, n_outputs).
+        """Raw parameters of p(x|z), (..., L) to (..., n_raw).
 
         ``condition`` (N, n_conditions) belongs to the rows of z (..., N, L).
         """
         if condition is not None:
-            condition = condition.expand(*z.shape[:-1], -1).to(z.dtype)
-            z = torch.cat([z, condition], dim=-1)
-        return self.network.decode(z.to(self.dtype), **dropout)
+            condition = condition.expand(*z.shape[:-1], -1)
+        return self.network.decode(z.to(self.dtype), condition, dropout_noise)
 
-    def log_likelihood(self, x: Tensor, raw: Tensor) -> Tensor:
-        """log p(x|z), (S, N), in nats and in the model's units."""
-        # In bfloat16 a sum over features would be off by tenths of a nat.
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return self.likelihood.log_prob(x, raw, **self.likelihood_arguments())
+    def log_prior(
+        self, posterior: Posterior, condition: Tensor | None = None
+    ) -> Tensor:
+        """log p(z) of the draws (S, N, L) of a posterior, (S, N)."""
+        top = self.prior.log_prob(
+            posterior.prior_z, condition=condition, **self._encoder()
+        )
+        return top + posterior.inner_log_prior()
 
-    def draw_latent(self, noise: Tensor) -> Tensor:
+    def draw_latent(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Turn standard normal noise (N, n_prior_noise) into draws (N, L) of p(z)."""
-        n_top = self.prior.n_noise(self.top_dim)
-        z = self.prior.draw(noise[:, :n_top], **self.prior_arguments())
-        if noise.shape[1] == n_top:
-            return z
-        return self.network.complete(z, noise[:, n_top:])
+        top, inner = noise.split([self.prior.n_noise, self.network.n_inner_noise], -1)
+        z = self.prior.draw(top, condition, **self._encoder())
+        return self.network.complete(z, inner)
 
     def terms(
         self,
@@ -254,24 +270,27 @@ class Model(nn.Module):
         noise: Tensor,
         condition: Tensor | None = None,
         *,
+        observed: Tensor | None = None,
+        seen: Tensor | None = None,
         analytic_kl: bool,
         path_derivative: bool = False,
-        **dropout: Tensor,
+        dropout_noise: Tensor | None = None,
     ) -> Terms:
-        """What rows (N, D) come to under noise (S, N, n_noise)."""
-        posterior = self.infer(x, noise, **dropout)
-        arguments = self.prior_arguments()
+        """Terms of rows (N, n_columns) under noise (S, N, n_noise)."""
+        posterior = self.infer(x, noise, seen, dropout_noise)
+        given: dict[str, Any] = {"condition": condition, **self._encoder()}
         kl = log_prior = log_posterior = None
         if analytic_kl:
-            kl = posterior.kl(partial(self.prior.kl, **arguments))
+            kl = posterior.kl(partial(self.prior.kl, **given))
         if kl is None:
-            log_prior = self.prior.log_prob(posterior.prior_z, **arguments)
-            log_prior = log_prior + posterior.inner_log_prior()
+            log_prior = self.log_prior(posterior, condition)
             log_posterior = posterior.log_prob(path_derivative=path_derivative)
         gaussian = posterior.gaussian()
-        raw = self.decode(posterior.z, condition, **dropout)
+        raw = self.decode(posterior.z, condition, dropout_noise)
+        # In bfloat16 a sum over columns would be off by tenths of a nat.
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         return Terms(
-            log_likelihood=self.log_likelihood(x, raw),
+            log_likelihood=self.likelihood.log_prob(x, raw, observed),
             mean=posterior.mean,
             kl=kl,
             log_prior=log_prior,
@@ -281,40 +300,40 @@ class Model(nn.Module):
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, Terms]:
-        """The objective's loss of each row (N,), in nats, and what it is made of."""
+        """The objective's loss of each row (N,), in nats, and its terms."""
         noise, objective = batch.noise, self.objective
-        dropout = {}
+        dropout_noise = None
         if noise.shape[-1] > self.n_loss_noise:
-            dropout["dropout_noise"] = noise[..., self.n_loss_noise :]
+            dropout_noise = noise[..., self.n_loss_noise :]
         terms = self.terms(
             batch.x,
             noise[..., : self.n_noise],
             batch.condition,
+            observed=batch.observed,
+            seen=batch.seen,
             analytic_kl=objective.analytic_kl,
             path_derivative=objective.path_derivative,
-            **dropout,
+            dropout_noise=dropout_noise,
         )
         terms.weights = batch.weights
         terms.n_rows = batch.n_rows
         terms.progress = batch.progress
         if objective.needs_prior_draws:
             terms.prior_draws = self.draw_latent(
-                noise[0, :, self.n_noise : self.n_loss_noise]
+                noise[0, :, self.n_noise : self.n_loss_noise], batch.condition
             )
         return objective.loss(terms), terms
 
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        """As :meth:`loss`."""
+        return self.loss(batch)
+
     def mean(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """E[x|z], (..., L) to (..., D), in the model's units."""
-        raw = self.decode(z, condition).float()
-        return self.likelihood.mean(raw, **self.likelihood_arguments())
+        """E[x|z], (..., L) to (..., n_columns), in the model's units."""
+        return self.likelihood.mean(self.decode(z, condition).float())
 
     def draw(
         self, z: Tensor, generator: torch.Generator, condition: Tensor | None = None
     ) -> Tensor:
-        """x drawn from p(x|z), (..., L) to (..., D), in the model's units."""
-        raw = self.decode(z, condition).float()
-        return self.likelihood.draw(raw, generator, **self.likelihood_arguments())
-
-
-def _parameters(initial) -> nn.ParameterDict:
-    return nn.ParameterDict({k: nn.Parameter(v) for k, v in initial.items()})
+        """x drawn from p(x|z), (..., L) to (..., n_columns), in the model's units."""
+        return self.likelihood.draw(self.decode(z, condition).float(), generator)

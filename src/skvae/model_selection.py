@@ -1,8 +1,8 @@
-"""Scorers, and searches that train all their candidates as one computation."""
+"""Searches that train all their candidates as one computation."""
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -27,7 +27,6 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from ._compat import (
     BaseSearchCV,
-    EstimatorScorer,
     Interval,
     callbacks_of,
     is_local,
@@ -36,7 +35,6 @@ from ._compat import (
 from .calibration import cost_model, is_worthwhile, measure, points, shapes_of
 from .checkpoint import Checkpoint, States
 from .device import available_memory
-from .estimator import unwrap
 from .plan import CostModel, Shape, Task, makespan, padded, plan
 from .progress import SearchProgress
 from .racing import Race
@@ -48,8 +46,16 @@ from .runs import (
     gather,
     out_of_memory,
     train_together,
-    with_rows,
 )
+from .scorers import log_likelihood_scorer, neg_elbo_scorer
+from .workers import Work, parallel_results
+
+__all__ = [
+    "VAEGridSearchCV",
+    "VAERandomizedSearchCV",
+    "log_likelihood_scorer",
+    "neg_elbo_scorer",
+]
 
 # The share of the candidates that a race stops at each rung, as scikit-learn's halving.
 RACING = 2 / 3
@@ -57,73 +63,10 @@ RACING = 2 / 3
 UNKNOWN = Shape(((1, 1),), 1, 1, 1)
 
 
-def _neg_elbo(estimator, X, y=None, *, sample_weight=None):
-    if sample_weight is None:
-        return estimator.score(X, y)
-    return estimator.score(X, y, sample_weight=sample_weight)
-
-
-def _log_likelihood(estimator, X, y=None, *, sample_weight=None, n_importance_samples):
-    vae, X = unwrap(estimator, X)
-    rows = vae._log_likelihood(X, y, n_importance_samples)
-    return float(np.average(rows.astype(np.float64), weights=sample_weight))
-
-
-_neg_elbo.__name__ = "neg_elbo_scorer"
-_log_likelihood.__name__ = "log_likelihood_scorer"
-
-neg_elbo_scorer = EstimatorScorer(_neg_elbo)
-neg_elbo_scorer.__doc__ = """Score by the ELBO, minus the negative ELBO: greater wins.
-
-A scorer ``(estimator, X, y=None, *, sample_weight=None) -> float`` for ``scoring=``.
-
-The score is the mean evidence lower bound in nats per row of a fitted VAEEstimator, or
-of a Pipeline that ends in one. Within a Pipeline the density is that of the transformed
-data: compare candidates of one preprocessing only.
-
-Examples
---------
->>> from sklearn.datasets import load_digits
->>> from sklearn.model_selection import GridSearchCV
->>> from skvae import VAEEstimator, neg_elbo_scorer
->>> X = load_digits().data / 16
->>> search = GridSearchCV(
-...     VAEEstimator(hidden_dim=32, random_state=0),
-...     {"epochs": [2, 20]}, scoring=neg_elbo_scorer, cv=2)
->>> search.fit(X).best_params_
-{'epochs': 20}
-"""
-
-
-def log_likelihood_scorer(n_importance_samples=100):
-    """Make a scorer of the importance-weighted log-likelihood.
-
-    Parameters
-    ----------
-    n_importance_samples : int, default=100
-        Draws per row. More of them tighten the bound and take longer.
-
-    Returns
-    -------
-    scorer : callable(estimator, X, y=None, *, sample_weight=None) -> float
-        Mean estimate of log p(x) in nats per row; greater is better.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from skvae import VAEEstimator, log_likelihood_scorer
-    >>> X = load_digits().data / 16
-    >>> vae = VAEEstimator(hidden_dim=32, epochs=2, random_state=0).fit(X)
-    >>> log_likelihood_scorer(50)(vae, X[:100]) > vae.score(X[:100])
-    True
-    """
-    return EstimatorScorer(_log_likelihood, n_importance_samples=n_importance_samples)
-
-
 class _Session:
     """One pass over a list of candidates: results by evaluation."""
 
-    def __init__(self, n_candidates: int):
+    def __init__(self, n_candidates: int) -> None:
         self.n_candidates = n_candidates
         self.n_folds = 1
         self.results: dict[int, dict[str, Any]] = {}
@@ -154,16 +97,6 @@ class _Session:
             column[:] = [column[c] for c in candidates]
 
 
-# How often work goes out again of which a worker died.
-ATTEMPTS = 3
-LOST_WORKER = {"CancelledError", "KilledWorker", "BrokenExecutor"}
-
-
-def _is_lost_worker(error: Exception) -> bool:
-    """Whether a backend says that a process died, by the names that they use."""
-    return any(kind.__name__ in LOST_WORKER for kind in type(error).__mro__)
-
-
 class _SharedTraining(BaseSearchCV):
     """What the two searches have in common; stands before scikit-learn's class."""
 
@@ -175,8 +108,8 @@ class _SharedTraining(BaseSearchCV):
 
     fit = search_fit
 
-    def _run_search(self, evaluate_candidates, *, callback_ctx=None):
-        def evaluate(candidate_params, callback_ctx=None):
+    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> Any:
+        def evaluate(candidate_params: Any, callback_ctx: Any = None) -> Any:
             candidates = list(candidate_params)
             session = self._session = _Session(len(candidates))
             if self.racing:
@@ -207,7 +140,7 @@ class _SharedTraining(BaseSearchCV):
         super()._run_search(evaluate, callback_ctx=callback_ctx)
 
     @staticmethod
-    def _select_best_index(refit, refit_metric, results):
+    def _select_best_index(refit: Any, refit_metric: Any, results: Any) -> Any:
         """The best candidate; in a race, of those that got to their last epoch."""
         if callable(refit) or "finished" not in results:
             return GridSearchCV._select_best_index(refit, refit_metric, results)
@@ -223,7 +156,7 @@ class _SharedTraining(BaseSearchCV):
         if session.replayed is not None:
             return session.replayed
         caller = copy.copy(self)
-        del caller._session  # it stays here, whoever else is told of the search
+        del caller._session  # callbacks are given the search without it
         evaluations = [
             Evaluation(index, estimator, X, y, {**options, "caller": caller})
             for index, ((estimator, X, y), options) in enumerate(calls)
@@ -282,7 +215,7 @@ class _SharedTraining(BaseSearchCV):
         counts = [sum(len(runs[i].evaluations) for i in task.runs) for task in tasks]
         counts += [1] * len(alone)
         progress = SearchProgress(seconds, counts) if self.verbose and work else None
-        for i, results in self._parallel(work):
+        for i, results in parallel_results(work, self.n_jobs, self.pre_dispatch):
             for key in [key for key in results if isinstance(key, tuple)]:
                 assert race is not None
                 race.keep_state(session.rung, key[1], results.pop(key))
@@ -301,8 +234,8 @@ class _SharedTraining(BaseSearchCV):
         """Runs, and what is to be fitted alone."""
         runs, alone = gather(evaluations)
         if not callbacks_of(self):
-            # Nobody listens, and the context of one fit holds those of all others:
-            # megabytes, to go with every task.
+            # There are no callbacks, and the context of one fit holds those of all
+            # others: megabytes, which would go with every task.
             for run in runs:
                 for evaluation in run.evaluations:
                     evaluation.options |= {"callback_ctx": None, "caller": None}
@@ -316,43 +249,9 @@ class _SharedTraining(BaseSearchCV):
                 groups.setdefault((run.training.head, run.fold), []).append(run)
         members = list(groups.values())
         work = [(fit_heads, group[:1]) for group in members]
-        for i, heads in self._parallel(work):
+        for i, heads in parallel_results(work, self.n_jobs, self.pre_dispatch):
             for run in members[i]:
                 run.head = heads[0]
-
-    def _parallel(
-        self, work: Sequence[tuple[Callable, Sequence[Any]]]
-    ) -> Iterator[tuple[int, dict[Any, Any]]]:
-        """What functions say of runs or evaluations, as it comes, with their number.
-
-        A function yields pairs; where nobody works beside, they are handed on one by
-        one, so that an interruption loses none.
-        """
-        if effective_n_jobs(self.n_jobs) == 1 or len(work) == 1:
-            for i, (function, items) in enumerate(work):
-                for pair in function(items):
-                    yield i, dict([pair])
-            return
-        options = {"n_jobs": self.n_jobs, "pre_dispatch": self.pre_dispatch}
-        # Numbers of tasks and of what is left of each.
-        left = {(i, 0): task for i, task in enumerate(work)}
-        for attempt in range(ATTEMPTS):
-            try:
-                parallel = Parallel(**options, return_as="generator_unordered")
-            except ValueError:  # a backend that gives everything at the end
-                parallel = Parallel(**options)
-            try:
-                for place, results in parallel(
-                    delayed(_unpack)(place, function, *_parcel(items))
-                    for place, (function, items) in list(left.items())
-                ):
-                    del left[place]
-                    yield place[0], results
-                return
-            except Exception as error:
-                if not _is_lost_worker(error) or attempt == ATTEMPTS - 1:
-                    raise
-                left = _in_halves(left)  # it may have died for want of memory
 
     # ------------------------------------------------------------------ planning
 
@@ -391,8 +290,8 @@ class _SharedTraining(BaseSearchCV):
         )
         return tasks, shapes, cost
 
-    def plan(self, X, y=None):
-        """What would be trained by whom, in what company, before anything is.
+    def plan(self, X: Any, y: Any = None) -> Any:
+        """Show which trainings each worker would run side by side, before any is run.
 
         Measures a few steps of a few candidates, on all workers, for about a second,
         and fits the steps before the VAE of a Pipeline.
@@ -445,7 +344,7 @@ class _SharedTraining(BaseSearchCV):
         table.attrs = {"seconds": makespan(tasks), "n_alone": len(alone)}
         return table
 
-    def _future(self, X, y) -> list[Evaluation]:
+    def _future(self, X: Any, y: Any) -> list[Evaluation]:
         """The evaluations that ``fit`` would ask for."""
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         folds = list(cv.split(X, y))
@@ -490,38 +389,6 @@ def _common(parameters: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in sorted(names)
         if all(repr(other[name]) == repr(first[name]) for other in parameters)
     }
-
-
-Place = tuple[int, int]
-Work = tuple[Callable, Sequence[Any]]
-
-
-def _in_halves(left: dict[Place, Work]) -> dict[Place, Work]:
-    """The same work in tasks of half the size."""
-    halves: dict[Place, Work] = {}
-    for (i, part), (function, items) in left.items():
-        middle = -(-len(items) // 2)
-        for j, some in enumerate((items[:middle], items[middle:])):
-            if some:
-                halves[i, 2 * part + j] = function, some
-    return halves
-
-
-def _parcel(items: Sequence[Any]) -> tuple[list[Any], Any, Any]:
-    """What goes to a worker: X and y by themselves, which some backends send once."""
-    first = items[0]
-    first = first.evaluations[0] if isinstance(first, Run) else first
-    light = [with_rows(item, None, None) for item in items]
-    if not is_local():
-        light = [one.with_state() if isinstance(one, Run) else one for one in light]
-    return light, first.X, first.y
-
-
-def _unpack(
-    place: Place, function: Callable, items: Sequence[Any], X: Any, y: Any
-) -> tuple[Place, dict[Any, Any]]:
-    """Number and results of a task, on a worker."""
-    return place, dict(function([with_rows(item, X, y) for item in items]))
 
 
 def _measured(chosen: Sequence[tuple[Run, Shape]]) -> list[tuple]:
@@ -595,21 +462,21 @@ class VAEGridSearchCV(_SharedTraining, GridSearchCV):
 
     def __init__(
         self,
-        estimator,
-        param_grid,
+        estimator: Any,
+        param_grid: Any,
         *,
-        scoring=None,
-        n_jobs=None,
-        refit=True,
-        cv=None,
-        verbose=0,
-        pre_dispatch="2*n_jobs",
-        error_score=np.nan,
-        return_train_score=False,
-        racing=False,
-        checkpoint_dir=None,
-        memory_limit=None,
-    ):
+        scoring: Any = None,
+        n_jobs: Any = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: Any = 0,
+        pre_dispatch: Any = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: Any = False,
+        racing: Any = False,
+        checkpoint_dir: Any = None,
+        memory_limit: Any = None,
+    ) -> None:
         super().__init__(
             estimator,
             param_grid,
@@ -626,7 +493,7 @@ class VAEGridSearchCV(_SharedTraining, GridSearchCV):
         self.checkpoint_dir = checkpoint_dir
         self.memory_limit = memory_limit
 
-    def _candidates(self):
+    def _candidates(self) -> Any:
         return ParameterGrid(self.param_grid)
 
 
@@ -667,23 +534,23 @@ class VAERandomizedSearchCV(_SharedTraining, RandomizedSearchCV):
 
     def __init__(
         self,
-        estimator,
-        param_distributions,
+        estimator: Any,
+        param_distributions: Any,
         *,
-        n_iter=10,
-        scoring=None,
-        n_jobs=None,
-        refit=True,
-        cv=None,
-        verbose=0,
-        pre_dispatch="2*n_jobs",
-        random_state=None,
-        error_score=np.nan,
-        return_train_score=False,
-        racing=False,
-        checkpoint_dir=None,
-        memory_limit=None,
-    ):
+        n_iter: Any = 10,
+        scoring: Any = None,
+        n_jobs: Any = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: Any = 0,
+        pre_dispatch: Any = "2*n_jobs",
+        random_state: Any = None,
+        error_score: Any = np.nan,
+        return_train_score: Any = False,
+        racing: Any = False,
+        checkpoint_dir: Any = None,
+        memory_limit: Any = None,
+    ) -> None:
         super().__init__(
             estimator,
             param_distributions,
@@ -702,7 +569,7 @@ class VAERandomizedSearchCV(_SharedTraining, RandomizedSearchCV):
         self.checkpoint_dir = checkpoint_dir
         self.memory_limit = memory_limit
 
-    def _candidates(self):
+    def _candidates(self) -> Any:
         # A copy, so that a plan does not use up what the search is to draw.
         random_state = copy.deepcopy(self.random_state)
         return ParameterSampler(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._compat import Interval, StrOptions
+from .discrepancy import KERNELS, maximum_mean_discrepancy
 from .spec import LOG_2_PI, Spec
 
 
@@ -102,6 +103,10 @@ class Objective(Spec):
     warmup : float
         Fraction of all steps during which losses do not compare with later ones: the
         best epoch is looked for, and early stopping waits, after it.
+    follows_progress : bool
+        Whether the loss depends on the share of all steps that is done.
+    hidden_fraction : float
+        Share of the observed entries that is hidden from the encoder in training.
     """
 
     n_draws: Any = 1
@@ -110,6 +115,18 @@ class Objective(Spec):
     needs_gaussian_posterior: Any = False
     path_derivative: Any = False
     warmup: Any = 0.0
+    hidden_fraction: Any = 0.0
+
+    @property
+    def follows_progress(self) -> bool:
+        return self.warmup > 0
+
+    def kl_weight(self, progress: float) -> float | None:
+        """The weight of the KL term, where the loss is reconstruction + weight * KL.
+
+        None for any other loss.
+        """
+        return None
 
     def loss(self, terms: Terms) -> Tensor:
         """The loss of each row, (N,), in nats."""
@@ -169,7 +186,14 @@ class ELBO(Objective):
         "capacity": [Interval(Real, 0, None, closed="left"), None],
     }
 
-    def __init__(self, beta=1.0, warmup=0.0, n_cycles=1, free_bits=0.0, capacity=None):
+    def __init__(
+        self,
+        beta: Any = 1.0,
+        warmup: Any = 0.0,
+        n_cycles: Any = 1,
+        free_bits: Any = 0.0,
+        capacity: Any = None,
+    ) -> None:
         self.beta = beta
         self.warmup = warmup
         self.n_cycles = n_cycles
@@ -184,18 +208,14 @@ class ELBO(Objective):
             return progress / self.warmup
         return min(1.0, 2 * (progress / self.warmup * self.n_cycles % 1.0))
 
-    @property
-    def is_weighted_sum(self) -> bool:
-        """Whether the loss of a row is reconstruction + weight * KL and no more."""
-        return self.free_bits == 0 and self.capacity is None
-
-    def kl_weight(self, progress: float) -> float:
-        """Weight of the KL term at this point of the training."""
+    def kl_weight(self, progress: float) -> float | None:
+        if self.free_bits or self.capacity is not None:
+            return None
         return self.beta * self.ramp(progress)
 
-    def loss(self, terms):
-        if self.is_weighted_sum:
-            weight = self.kl_weight(terms.progress)
+    def loss(self, terms: Terms) -> Tensor:
+        weight = self.kl_weight(terms.progress)
+        if weight is not None:
             return terms.reconstruction + weight * terms.divergence
         if self.free_bits == 0:
             kl = terms.batch_mean(terms.divergence)
@@ -205,7 +225,7 @@ class ELBO(Objective):
             allowance = self.free_bits * terms.mean.shape[-1]
             kl = terms.batch_mean(terms.divergence).clamp(min=allowance)
         if self.capacity is None:
-            return terms.reconstruction + self.kl_weight(terms.progress) * kl
+            return terms.reconstruction + self.beta * self.ramp(terms.progress) * kl
         target = self.capacity * self.ramp(terms.progress)
         return terms.reconstruction + self.beta * (kl - target).abs()
 
@@ -253,31 +273,32 @@ class MIWAE(Objective):
     analytic_kl = False
     m = 1
 
-    def __init__(self, m=8, k=8, gradient="standard"):
+    def __init__(self, m: Any = 8, k: Any = 8, gradient: Any = "standard") -> None:
         self.m = m
         self.k = k
         self.gradient = gradient
 
     @property
-    def n_draws(self):
-        return self.m * self.k
+    def n_draws(self) -> int:
+        return int(self.m) * int(self.k)  # of uint8 the product would overflow
 
     @property
-    def path_derivative(self):
+    def path_derivative(self) -> bool:
         return self.gradient == "doubly_reparameterized"
 
     @property
-    def needs_gaussian_posterior(self):
+    def needs_gaussian_posterior(self) -> bool:
         return self.path_derivative
 
-    def loss(self, terms):
-        log_weights = terms.log_weights.unflatten(0, (self.m, self.k))
+    def loss(self, terms: Terms) -> Tensor:
+        log_weights = terms.log_weights.unflatten(0, (int(self.m), int(self.k)))
         bound = (log_weights.logsumexp(1) - math.log(self.k)).mean(0)
         if not self.path_derivative or not log_weights.requires_grad:
             return -bound
         # The gradient of the bound is that of sum_j w_j log w_j at constant w; what
         # reaches the encoder through z is multiplied by w_j once more.
         share = log_weights.detach().softmax(1)
+        assert terms.z is not None
         terms.z.register_hook(lambda slope: slope * share.flatten(0, 1).unsqueeze(-1))
         surrogate = (share * log_weights).sum(1).mean(0)
         return -(surrogate + (bound - surrogate).detach())
@@ -314,74 +335,9 @@ class IWAE(MIWAE):
         name: MIWAE._parameter_constraints[name] for name in ("k", "gradient")
     }
 
-    def __init__(self, k=5, gradient="standard"):
+    def __init__(self, k: Any = 5, gradient: Any = "standard") -> None:
         self.k = k
         self.gradient = gradient
-
-
-# Squared length scales of the kernels, as multiples of the prior's own 2 L, so that
-# some of them see the difference however far q(z) is from p(z).
-MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-KERNELS = {
-    "imq": lambda square, scale: scale / (scale + square),
-    "rbf": lambda square, scale: torch.exp(-square / scale),
-}
-
-
-def maximum_mean_discrepancy(
-    a: Tensor, b: Tensor, kernel: str = "imq", weights: Tensor | None = None
-) -> Tensor:
-    r"""The unbiased estimate of the squared MMD between two samples.
-
-    .. math:: \mathrm{MMD}^2 = \mathbb E_{a \ne a'} k(a, a')
-        + \mathbb E_{b \ne b'} k(b, b') - 2\, \mathbb E\, k(a, b)
-
-    Pairs of a point with itself are left out, so that its expectation is 0 where both
-    samples come from one density; a single estimate can be negative.
-
-    Parameters
-    ----------
-    a, b : Tensor of shape (N, L)
-        The samples; with fewer than two points the estimate is 0.
-    kernel : {"imq", "rbf"}, default="imq"
-        Inverse multiquadratic, :math:`C / (C + \|a - b\|^2)`, or Gaussian,
-        :math:`\exp(-\|a - b\|^2 / C)`; the mean over seven scales C around 2 L, the
-        squared distance of two standard normal points.
-    weights : Tensor of shape (N,) or None
-        Weights of the points of ``a``.
-
-    Returns
-    -------
-    Tensor of shape ()
-
-    References
-    ----------
-    Gretton et al. (2012), "A kernel two-sample test", lemma 6.
-    """
-    n = len(a)
-    if n < 2:
-        return (a * 0).sum()
-    weights = a.new_ones(n) if weights is None else weights
-    weights = weights / weights.sum()
-    uniform = a.new_full((n,), 1 / n)
-
-    def expectation(x, y, p, q, *, same):
-        square = (x.unsqueeze(1) - y).square().sum(-1)
-        similarity = sum(
-            KERNELS[kernel](square, 2 * x.shape[1] * scale) for scale in MMD_SCALES
-        ) / len(MMD_SCALES)
-        pairs = p.unsqueeze(1) * q
-        if same:
-            pairs = pairs * (1 - torch.eye(n, dtype=x.dtype, device=x.device))
-            # One row may have all the weight; there are no pairs then.
-            pairs = pairs / pairs.sum().clamp(min=torch.finfo(x.dtype).tiny)
-        return (similarity * pairs).sum()
-
-    return (
-        expectation(a, a, weights, weights, same=True)
-        + expectation(b, b, uniform, uniform, same=True)
-        - 2 * expectation(a, b, weights, uniform, same=False)
-    )
 
 
 class _MMDObjective(Objective):
@@ -433,12 +389,14 @@ class InfoVAE(_MMDObjective):
         "kernel": [StrOptions(set(KERNELS))],
     }
 
-    def __init__(self, alpha=0.0, lambda_=10.0, kernel="imq"):
+    def __init__(
+        self, alpha: Any = 0.0, lambda_: Any = 10.0, kernel: Any = "imq"
+    ) -> None:
         self.alpha = alpha
         self.lambda_ = lambda_
         self.kernel = kernel
 
-    def loss(self, terms):
+    def loss(self, terms: Terms) -> Tensor:
         return (
             terms.reconstruction
             + (1 - self.alpha) * terms.divergence
@@ -481,11 +439,11 @@ class WAE(_MMDObjective):
         "kernel": [StrOptions(set(KERNELS))],
     }
 
-    def __init__(self, lambda_=10.0, kernel="imq"):
+    def __init__(self, lambda_: Any = 10.0, kernel: Any = "imq") -> None:
         self.lambda_ = lambda_
         self.kernel = kernel
 
-    def loss(self, terms):
+    def loss(self, terms: Terms) -> Tensor:
         return terms.reconstruction + self.lambda_ * self.discrepancy(terms)
 
 
@@ -528,7 +486,7 @@ class BetaTC(Objective):
     analytic_kl = False
     needs_gaussian_posterior = True
 
-    def __init__(self, alpha=1.0, beta=6.0, gamma=1.0):
+    def __init__(self, alpha: Any = 1.0, beta: Any = 6.0, gamma: Any = 1.0) -> None:
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
@@ -559,7 +517,7 @@ class BetaTC(Objective):
             log_marginals - terms.log_prior[0],
         )
 
-    def loss(self, terms):
+    def loss(self, terms: Terms) -> Tensor:
         information, correlation, dimensions = self.parts(terms)
         return (
             terms.reconstruction

@@ -1,7 +1,7 @@
 """Plans: which runs of a search train side by side, from what they cost.
 
 Nothing here trains anything: a plan is a pure function of the shapes of the runs and of
-a cost model, whose coefficients somebody has measured.
+a cost model, whose coefficients have been measured.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -34,7 +34,9 @@ class Shape:
     snapshots, n_scored : int
         How often the run is scored, and on how many rows.
     noise : int
-        Numbers of noise per row.
+        Numbers of noise per row and draw.
+    draws : int
+        Draws of z per row and step, each of which goes through the decoder.
     low_precision : bool
         Whether it trains in bfloat16.
     n_features : int
@@ -55,6 +57,7 @@ class Shape:
     snapshots: int = 1
     n_scored: int = 0
     noise: int = 0
+    draws: int = 1
     low_precision: bool = False
     n_features: int = 0
     data: Hashable = None
@@ -82,7 +85,7 @@ def features(shape: Shape, size: int = 1) -> np.ndarray:
 
     Operations, products, weights (the optimiser), activations; float64 of shape (4,).
     """
-    rows = min(shape.batch_size, shape.n_rows)
+    rows = min(shape.batch_size, shape.n_rows) * shape.draws
     each = [rows * shape.n_weights, shape.n_weights, rows * shape.activations]
     return np.array([1.0, *(size * n for n in each)])
 
@@ -176,6 +179,7 @@ def padded(shapes: Sequence[Shape]) -> Shape:
         first.n_rows,
         first.epochs,
         noise=max(shape.noise for shape in shapes),
+        draws=max(shape.draws for shape in shapes),
         low_precision=first.low_precision,
         n_features=first.n_features,
         device=first.device,
@@ -188,7 +192,7 @@ def max_stack(shape: Shape) -> int:
     if shape.device != "cpu":
         return most
     widest = max(n_out for _, n_out in shape.widths)
-    layer = min(shape.batch_size, shape.n_rows) * widest
+    layer = min(shape.batch_size, shape.n_rows) * shape.draws * widest
     layer *= 2 if shape.low_precision else 4
     return min(most, max(FEW, LAYER_BYTES // layer))
 
@@ -199,8 +203,9 @@ def n_bytes(shapes: Sequence[Shape]) -> int:
     # As the user has them, in the model's units, and side by side with the others'.
     data = 3 * shape.n_rows * shape.n_features * len({one.data for one in shapes})
     weights = COPIES * shape.n_weights
-    epoch = shape.n_rows * (shape.noise + 2)  # noise, and a permutation in int64
-    rows = min(shape.batch_size, shape.n_rows)
+    # Noise, and a permutation in int64.
+    epoch = shape.n_rows * (shape.draws * shape.noise + 2)
+    rows = min(shape.batch_size, shape.n_rows) * shape.draws
     step = 4 * rows * (shape.activations + shape.n_features)
     scored = 4 * 4 * shape.n_scored * max(out for _, out in shape.widths)
     each = weights + epoch + step

@@ -1,53 +1,89 @@
 """Priors: what p(z) is."""
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._compat import Interval
 from .flows import SplineFlow
 from .spec import LOG_2_PI, Spec
 
+# From points of the encoder's input to means and log-variances of q(z|x).
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class PriorInputs:
+    """What a prior is built from.
+
+    Attributes
+    ----------
+    latent_dim : int
+        Width L of the part of z that the prior covers.
+    location, spread : Tensor of shape (n_inputs,)
+        Where the encoder's inputs lie, and how far they spread.
+    generator : torch.Generator
+        The only source of randomness.
+    """
+
+    latent_dim: int
+    location: Tensor
+    spread: Tensor
+    generator: torch.Generator
+
 
 class Prior(Spec):
-    """Base of the priors.
-
-    A prior is a family of densities over z; what it learns, if anything, is declared
-    by :meth:`parameters` and handed back to every other method by name.
+    """Base of the priors. Subclasses implement :meth:`build`.
 
     Attributes
     ----------
     needs_encoder : bool
-        Whether the methods are also handed ``encode``, the function from points of x
-        (K, D) to means and log-variances (K, L) of q(z|x).
+        Whether the module's methods need ``encode``, the function from points of the
+        encoder's input (K, n_inputs) to means and log-variances (K, L) of q(z|x).
     """
 
     needs_encoder = False
 
-    def parameters(
+    def build(self, inputs: PriorInputs) -> "PriorModule":
+        """Make the module with its initial values."""
+        raise NotImplementedError
+
+
+class PriorModule(nn.Module):
+    """p(z), or p(z|y): what a :class:`Prior` builds.
+
+    ``condition`` (N, n_conditions) is the condition of the rows or None; ``encode`` is
+    handed over where the prior declares ``needs_encoder``.
+
+    Parameters
+    ----------
+    n_noise : int
+        Standard normal numbers that a draw takes.
+    """
+
+    def __init__(self, n_noise: int) -> None:
+        super().__init__()
+        self.n_noise = n_noise
+
+    def log_prob(
         self,
-        *,
-        latent_dim: int,
-        mean: Tensor,
-        spread: Tensor,
-        generator: torch.Generator,
-    ) -> Mapping[str, Tensor]:
-        """Initial values of what the prior learns, by name. Nothing by default.
-
-        ``mean`` and ``spread`` (D,) tell where the data lie, in the model's units.
-        """
-        return {}
-
-    def log_prob(self, z: Tensor, **parameters: Any) -> Tensor:
+        z: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor:
         """log p(z) in nats: (..., L) to (...)."""
         raise NotImplementedError
 
     def kl(
-        self, mean: Tensor, log_variance: Tensor, **parameters: Any
+        self,
+        mean: Tensor,
+        log_variance: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
     ) -> Tensor | None:
         """KL(q || p) of diagonal Gaussians q by dimension, (N, L) to (N, L), in nats.
 
@@ -55,11 +91,22 @@ class Prior(Spec):
         """
         return None
 
-    def n_noise(self, latent_dim: int) -> int:
-        """Standard normal numbers that a draw takes."""
-        return latent_dim
+    def closed_form(
+        self, mean: Tensor, log_variance: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """KL(q || p) of rows (...,), and its derivatives by both arguments.
 
-    def draw(self, noise: Tensor, **parameters: Any) -> Tensor:
+        For priors without parameters whose derivative is short; None where autograd is
+        to find it.
+        """
+        return None
+
+    def draw(
+        self,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor:
         """Turn standard normal noise (N, n_noise) into latent points (N, L)."""
         raise NotImplementedError
 
@@ -77,52 +124,70 @@ class StandardNormal(Prior):
 
     Examples
     --------
-    >>> import torch
-    >>> from skvae import StandardNormal
-    >>> StandardNormal().kl(torch.ones(1, 4), torch.zeros(1, 4))
-    tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    >>> from skvae import StandardNormal, VAEEstimator
+    >>> VAEEstimator(prior=StandardNormal())
+    VAEEstimator(prior=StandardNormal())
     """
 
-    def log_prob(self, z, **parameters):
+    def build(self, inputs: PriorInputs) -> PriorModule:
+        return StandardNormalModule(inputs.latent_dim)
+
+
+class StandardNormalModule(PriorModule):
+    """The module that :class:`StandardNormal` builds."""
+
+    def log_prob(
+        self, z: Tensor, condition: Tensor | None = None, encode: Encode | None = None
+    ) -> Tensor:
         return -0.5 * (z.square() + LOG_2_PI).sum(-1)
 
-    def kl(self, mean, log_variance, **parameters):
+    def kl(
+        self,
+        mean: Tensor,
+        log_variance: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor | None:
         # Each dimension as a whole, not (squares) minus (logs): near q = p the
         # difference of two large sums would lose its digits.
         return 0.5 * (mean.square() + (torch.expm1(log_variance) - log_variance))
 
-    def draw(self, noise, **parameters):
+    def closed_form(self, mean: Tensor, log_variance: Tensor) -> Any:
+        expm1 = torch.expm1(log_variance)
+        kl = (mean.square() + expm1).sub_(log_variance).sum(-1).mul_(0.5)
+        return kl, mean, expm1.mul_(0.5)
+
+    def draw(
+        self,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor:
         return noise
 
 
-class _Mixture(Prior):
-    """Shared by the mixtures of diagonal Gaussians."""
+class MixtureModule(PriorModule):
+    """A mixture of diagonal Gaussians; subclasses say of which."""
 
-    def components(self, **parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim + 1)  # one more, which chooses the component
+
+    def components(self, encode: Encode | None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights (K,), means and log-variances (K, L)."""
         raise NotImplementedError
 
-    def n_noise(self, latent_dim):
-        return latent_dim + 1  # one more, which chooses the component
+    def log_prob(
+        self, z: Tensor, condition: Tensor | None = None, encode: Encode | None = None
+    ) -> Tensor:
+        return log_mixture(z, *self.components(encode))
 
-    def log_prob(self, z, **parameters):
-        log_weights, mean, log_variance = self.components(**parameters)
-        # sum_l (z - m)^2 / v, multiplied out into matrix products: a (..., K, L)
-        # tensor of differences would be the largest of the whole model. In float64,
-        # which only Apple's GPUs lack: a narrow component is a difference of large
-        # numbers.
-        if z.device.type != "mps":
-            mean, log_variance = mean.double(), log_variance.double()
-        point = z.to(mean.dtype)
-        precision = torch.exp(-log_variance)
-        scaled_mean = mean * precision
-        square = point.square() @ precision.t() - 2 * (point @ scaled_mean.t())
-        constant = (mean * scaled_mean + log_variance + LOG_2_PI).sum(-1)
-        parts = log_weights - 0.5 * (square + constant)
-        return torch.logsumexp(parts, -1).to(z.dtype)
-
-    def draw(self, noise, **parameters):
-        log_weights, mean, log_variance = self.components(**parameters)
+    def draw(
+        self,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor:
+        log_weights, mean, log_variance = self.components(encode)
         below = torch.special.ndtr(noise[:, -1:])
         # The last edge is 1 but for rounding: no draw may fall beyond it.
         edges = log_weights.exp().cumsum(0)[:-1]
@@ -130,7 +195,26 @@ class _Mixture(Prior):
         return mean[chosen] + torch.exp(0.5 * log_variance[chosen]) * noise[:, :-1]
 
 
-class MixturePrior(_Mixture):
+def log_mixture(
+    z: Tensor, log_weights: Tensor, mean: Tensor, log_variance: Tensor
+) -> Tensor:
+    """log-density of a mixture of diagonal Gaussians (K, L) at z: (..., L) to (...)."""
+    # sum_l (z - m)^2 / v, multiplied out into matrix products: a (..., K, L)
+    # tensor of differences would be the largest of the whole model. In float64,
+    # which only Apple's GPUs lack: a narrow component is a difference of large
+    # numbers.
+    if z.device.type != "mps":
+        mean, log_variance = mean.double(), log_variance.double()
+    point = z.to(mean.dtype)
+    precision = torch.exp(-log_variance)
+    scaled_mean = mean * precision
+    square = point.square() @ precision.t() - 2 * (point @ scaled_mean.t())
+    constant = (mean * scaled_mean + log_variance + LOG_2_PI).sum(-1)
+    parts = log_weights - 0.5 * (square + constant)
+    return torch.logsumexp(parts, -1).to(z.dtype)
+
+
+class MixturePrior(Prior):
     r"""A learned mixture of diagonal Gaussians.
 
     .. math:: p(z) = \sum_k \pi_k\, \mathcal N(z; \mu_k, \mathrm{diag}(\sigma_k^2))
@@ -155,23 +239,30 @@ class MixturePrior(_Mixture):
         "n_components": [Interval(Integral, 1, None, closed="left")]
     }
 
-    def __init__(self, n_components=10):
+    def __init__(self, n_components: Any = 10) -> None:
         self.n_components = n_components
 
-    def parameters(self, *, latent_dim, mean, spread, generator):
-        shape = (self.n_components, latent_dim)
-        return {
-            "logits": torch.zeros(self.n_components, dtype=torch.float32),
-            "means": torch.randn(shape, generator=generator, dtype=torch.float32),
-            "log_variances": torch.zeros(shape, dtype=torch.float32),
-        }
+    def build(self, inputs: PriorInputs) -> PriorModule:
+        return MixturePriorModule(int(self.n_components), inputs)
 
-    def components(self, *, logits, means, log_variances):  # type: ignore[override]
+
+class MixturePriorModule(MixtureModule):
+    """The module that :class:`MixturePrior` builds."""
+
+    def __init__(self, n_components: int, inputs: PriorInputs) -> None:
+        super().__init__(inputs.latent_dim)
+        shape = (n_components, inputs.latent_dim)
+        means = torch.randn(shape, generator=inputs.generator, dtype=torch.float32)
+        self.logits = nn.Parameter(torch.zeros(n_components, dtype=torch.float32))
+        self.means = nn.Parameter(means)
+        self.log_variances = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
+
+    def components(self, encode: Encode | None) -> tuple[Tensor, Tensor, Tensor]:
         # exp(-7) = 0.03 squared: no component may shrink onto a single code.
-        return logits.log_softmax(0), means, log_variances.clamp(-7, 7)
+        return self.logits.log_softmax(0), self.means, self.log_variances.clamp(-7, 7)
 
 
-class VampPrior(_Mixture):
+class VampPrior(Prior):
     r"""The mixture of posteriors at learned pseudo-inputs.
 
     .. math:: p(z) = \frac1K \sum_k q(z|u_k)
@@ -201,32 +292,30 @@ class VampPrior(_Mixture):
 
     needs_encoder = True
 
-    def __init__(self, n_components=100):
+    def __init__(self, n_components: Any = 100) -> None:
         self.n_components = n_components
 
-    def parameters(self, *, latent_dim, mean, spread, generator):
-        noise = torch.randn(
-            (self.n_components, len(mean)), generator=generator, dtype=torch.float32
-        )
-        return {"pseudo_inputs": mean + spread * noise}
+    def build(self, inputs: PriorInputs) -> PriorModule:
+        return VampPriorModule(int(self.n_components), inputs)
 
-    def components(self, *, pseudo_inputs, encode):  # type: ignore[override]
-        mean, log_variance = encode(pseudo_inputs)
+
+class VampPriorModule(MixtureModule):
+    """The module that :class:`VampPrior` builds."""
+
+    def __init__(self, n_components: int, inputs: PriorInputs) -> None:
+        super().__init__(inputs.latent_dim)
+        noise = torch.randn(
+            (n_components, len(inputs.location)),
+            generator=inputs.generator,
+            dtype=torch.float32,
+        )
+        self.pseudo_inputs = nn.Parameter(inputs.location + inputs.spread * noise)
+
+    def components(self, encode: Encode | None) -> tuple[Tensor, Tensor, Tensor]:
+        assert encode is not None
+        mean, log_variance = encode(self.pseudo_inputs)
         weights = mean.new_full((len(mean),), 1 / len(mean))
         return weights.log(), mean, log_variance
-
-
-class _Templates(threading.local):
-    """Flows whose weights stand for nothing: functional_call puts others there.
-
-    One set for each thread, since it does so for the time of the call.
-    """
-
-    def __init__(self):
-        self.flows: dict[tuple[int, int, int], SplineFlow] = {}
-
-
-_templates = _Templates()
 
 
 class FlowPrior(Prior):
@@ -261,42 +350,40 @@ class FlowPrior(Prior):
         for name in ("n_transforms", "hidden_dim")
     }
 
-    def __init__(self, n_transforms=3, hidden_dim=64):
+    def __init__(self, n_transforms: Any = 3, hidden_dim: Any = 64) -> None:
         self.n_transforms = n_transforms
         self.hidden_dim = hidden_dim
 
-    def _flow(self, latent_dim: int, seed: int = 0) -> SplineFlow:
-        return SplineFlow(
-            latent_dim,
-            n_transforms=self.n_transforms,
-            hidden_dim=self.hidden_dim,
-            seed=seed,
+    def build(self, inputs: PriorInputs) -> PriorModule:
+        flow = SplineFlow(
+            inputs.latent_dim,
+            n_transforms=int(self.n_transforms),
+            hidden_dim=int(self.hidden_dim),
+            seed=inputs.generator.initial_seed() % 2**31,
         )
+        return FlowPriorModule(flow, inputs.latent_dim)
 
-    def parameters(self, *, latent_dim, mean, spread, generator):
-        seed = generator.initial_seed() % 2**31
-        # A parameter's name may hold no dot.
-        return {
-            name.replace(".", "-"): value.detach()
-            for name, value in self._flow(latent_dim, seed).named_parameters()
-        }
 
-    def _apply(self, x: Tensor, parameters: Mapping[str, Tensor], **options: bool):
-        key = self.n_transforms, self.hidden_dim, x.shape[-1]
-        flows = _templates.flows
-        if key not in flows:
-            flows[key] = self._flow(x.shape[-1])
-        values = {name.replace("-", "."): value for name, value in parameters.items()}
-        for name, value in flows[key].named_buffers():
-            values[name] = value.to(x.device)
-        return torch.func.functional_call(flows[key], values, (x,), options)
+class FlowPriorModule(PriorModule):
+    """The module that :class:`FlowPrior` builds."""
 
-    def log_prob(self, z, **parameters):
-        noise, log_slope = self._apply(z, parameters)
-        return StandardNormal().log_prob(noise) + log_slope
+    def __init__(self, flow: SplineFlow, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.flow = flow
 
-    def draw(self, noise, **parameters):
-        return self._apply(noise, parameters, inverse=True)[0]
+    def log_prob(
+        self, z: Tensor, condition: Tensor | None = None, encode: Encode | None = None
+    ) -> Tensor:
+        noise, log_slope = self.flow(z)
+        return -0.5 * (noise.square() + LOG_2_PI).sum(-1) + log_slope
+
+    def draw(
+        self,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor:
+        return self.flow(noise, inverse=True)[0]
 
 
 PRIORS: dict[str, type[Prior]] = {

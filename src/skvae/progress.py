@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from .engine import Record
+from .history import Record
 
 
 class Progress:

@@ -40,7 +40,7 @@ class Race:
     evaluations : sequence of Evaluation
         All of the search, those included that are fitted alone.
     results : dict
-        Results by index of the evaluation, which whoever trains adds to.
+        Results by index of the evaluation; the search adds to them as they come.
     states : States
     checkpoint : Checkpoint
     fraction : float
@@ -97,8 +97,8 @@ class Race:
                 due.append(self._probe(run.evaluations[-1], here))
             self.latest[place] = due[-1]
             self.places[due[-1].index] = place
-            # Where a checkpoint knows the scores but not the state, whoever needs that
-            # trains again from the beginning.
+            # Where a checkpoint has the scores but not the state, the next rung trains
+            # again from the beginning.
             path = self.states.path(self._key(due[-1]), rung)
             if any(e.index not in self.results for e in due):
                 state = self.saved.get(place)

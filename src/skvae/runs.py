@@ -9,7 +9,7 @@ would have kept alone.
 import copy
 import gc
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -27,12 +27,14 @@ from ._compat import (
     has_callbacks,
     safe_split,
 )
-from .engine import DivergenceError, Record
 from .estimator import VAEEstimator
 from .fingerprint import fingerprint
-from .fitting import Fit
+from .fitted import FittedVAE
 from .objectives import OBJECTIVES, Objective
-from .stack import Stack, same_rows
+from .spec import resolve
+from .training import TRAIN, Request, prepare, train
+from .training.engine import stack_key, train_stack
+from .training.setup import INTERRUPTIBLE, finished, request_of, setting
 
 # What ``fit`` takes beside X and y.
 FIT_PARAMETERS = ("sample_weight", "X_val", "y_val")
@@ -55,7 +57,7 @@ class Evaluation:
     epochs : int
         After how many epochs of its run it is complete.
     is_probe : bool
-        Whether nobody asked for it but a race.
+        Whether a race asked for it, and not the user.
     """
 
     index: int
@@ -84,9 +86,8 @@ class Evaluation:
         vae = last_steps(estimator)[1]
         if self.is_probe:
             vae.set_params(epochs=self.epochs)
-        if isinstance(vae, VAEEstimator):
-            vae._within_search = True
-        return fit_and_score(estimator, self.X, self.y, **options)
+        with setting(INTERRUPTIBLE, False):
+            return fit_and_score(estimator, self.X, self.y, **options)
 
 
 @dataclass(frozen=True)
@@ -217,18 +218,10 @@ def epochs_nest(vae: VAEEstimator) -> bool:
     """Whether fewer epochs are the beginning of more.
 
     Not where the learning rate or the objective follow the share of all steps that is
-    done. Of an objective that is not ours nobody knows.
+    done.
     """
-    objective = vae.objective
-    if isinstance(objective, str):
-        known = OBJECTIVES.get(objective)
-        return known is not None and vae.learning_rate_schedule == "constant"
-    return (
-        vae.learning_rate_schedule == "constant"
-        and isinstance(objective, Objective)
-        and type(objective) in OBJECTIVES.values()
-        and objective.warmup == 0
-    )
+    objective = resolve(vae.objective, OBJECTIVES, "objective", Objective)
+    return vae.learning_rate_schedule == "constant" and not objective.follows_progress
 
 
 def evaluate_alone(
@@ -364,9 +357,9 @@ class SharedFit:
         if run.training.head is not None and run.head is None:
             raise ValueError("The steps before the VAE could not be fitted.")
         configured = last.configured()
-        _, self.vae = last_steps(configured)
+        _, vae = last_steps(configured)
         if run.training.draws:
-            self.vae.random_state = run.random_state
+            vae.random_state = run.random_state
         if run.head is not None:
             X, y = run.head.X, run.head.y
         else:
@@ -374,64 +367,56 @@ class SharedFit:
         options = check_method_params(
             last.X, last.options["fit_params"] or {}, indices=last.options["train"]
         )
-        self.vae._validate_params()
-        self.fit: Fit = self.vae._begin(
-            X, y, *(options.get(name) for name in FIT_PARAMETERS)
+        request = request_of(lambda: vae.fit(X, y, **options))
+        self.request = replace(
+            request,
+            options=replace(request.options, epochs=run.total),
+            with_codes=not asks_for_the_bound(last.options["scorer"]),
         )
+        self.training, self.rows = prepare(self.request)
         if run.state is not None:
-            self.fit.records = list(run.state["records"])
-            self.fit.trainer.restore(run.state["trainer"])
+            self.training.restore(run.state["training"])
+            self.training.result = run.state["result"]
         self.waiting = list(run.evaluations)
-        self.has_failed = False
-        self.codes = not asks_for_the_bound(last.options["scorer"])
-        self.generator: Generator[Record, None, None] | None = None
+        #: "running", or how the training ended before its last epoch.
+        self.result = self.training.result
         #: What it took since the last score, its share of a stack's time included.
         self.seconds = time.perf_counter() - started
 
     @property
-    def epochs_left(self) -> int:
-        return self.run.total - len(self.fit.records)
-
-    @property
     def goes_on(self) -> bool:
         """Whether a later part of the training may follow."""
-        return self.run.epochs < self.run.total and not self.has_failed
+        return self.run.epochs < self.run.total and self.result != "diverged"
 
-    def start(self, train_epoch=None) -> None:
-        """Get ready for :meth:`advance`; with an epoch of a stack to take part in."""
-        self.generator = self.fit.run(self.epochs_left, train_epoch=train_epoch)
-
-    def advance(self) -> list[tuple[Evaluation, str | None]]:
-        """One epoch; returns the evaluations that it completes, with a divergence."""
-        assert self.generator is not None
-        divergence = None
-        try:
-            epoch = len(self.fit.records)
-            next(self.generator)
-            epoch += 1
-        except StopIteration:
-            epoch = self.run.epochs  # stopped early: more epochs change nothing
-        except DivergenceError as error:
-            epoch, divergence = self.run.epochs, str(error)
-            self.has_failed = True
+    def complete(self) -> list[Evaluation]:
+        """The evaluations that are complete after the epochs so far."""
+        epoch = len(self.training.records)
+        if self.training.result in ("stopped", "diverged"):
+            epoch = self.run.epochs  # more epochs change nothing
+            self.result = self.training.result
         done = [e for e in self.waiting if e.epochs <= epoch]
         self.waiting = [e for e in self.waiting if e.epochs > epoch]
-        return [(evaluation, divergence) for evaluation in done]
+        return done
 
-    def evaluate(
-        self, evaluation: Evaluation, divergence: str | None
-    ) -> dict[str, Any]:
-        """scikit-learn's own fit and score, where the fit is what we have already."""
-        # A copy of its own, for nobody is to keep the models.
-        estimator, arrive = copy.deepcopy(evaluation.estimator), self._arrive
+    def evaluate(self, evaluation: Evaluation) -> dict[str, Any]:
+        """scikit-learn's own fit and score, answered by what has been trained."""
+        # A copy of its own: models are not kept.
+        estimator = copy.deepcopy(evaluation.estimator)
+        head = self.run.head
 
-        def fit(X, y=None, **params):
+        def fit(X: Any, y: Any = None, **params: Any) -> Any:
+            """Fit with the steps before the VAE as they have been fitted already."""
             del estimator.fit
-            arrive(estimator, divergence)
+            pipelines, vae = last_steps(estimator)
+            assert head is not None
+            for pipeline, steps in zip(pipelines, head.steps, strict=True):
+                pipeline.steps[:-1] = steps
+            vae.fit(head.X, head.y, **params)
             return estimator
 
-        estimator.fit = fit
-        with self.fit.trainer.best_weights():
+        if head is not None:
+            estimator.fit = fit
+        with setting(TRAIN, self._answer):
             result = fit_and_score(
                 estimator, evaluation.X, evaluation.y, **evaluation.options
             )
@@ -439,50 +424,31 @@ class SharedFit:
         self.seconds = 0.0
         return result
 
-    def _arrive(self, estimator: Any, divergence: str | None) -> None:
-        """Make a candidate what its own fit would have made of it."""
-        pipelines, vae = last_steps(estimator)
-        if self.run.head is not None:
-            for pipeline, steps in zip(pipelines, self.run.head.steps, strict=True):
-                pipeline.steps[:-1] = steps
-        learned = {
-            name: value
-            for name, value in vars(self.vae).items()
-            if name not in vars(vae)
-        }
-        vae.__dict__.update(learned)
-        vae.__dict__.update(self.fit.attributes())
-        if divergence is not None:
-            vae._divergence = divergence
-            vae._raise_divergence()
-        if self.codes:
-            vae._keep_codes(self.fit.rows)
-        if self.fit.records:
-            vae._warn_of_collapse(self.fit.trainer.n_steps)
+    def _answer(self, request: Request) -> FittedVAE:
+        """The fitted VAE as training would have returned it."""
+        TRAIN.set(train)  # a scorer may fit models of its own
+        return finished(self.training, self.request, self.rows)
 
     def state(self) -> dict[str, Any]:
         """Where the training stands, to go on in another process."""
         return {
             "random_state": self.run.random_state,
-            "records": self.fit.records,
-            "trainer": self.fit.trainer.state(),
+            "training": self.training.state(),
+            "result": self.result,
         }
 
     def share_rows(self, others: Sequence["SharedFit"]) -> None:
         """Hold no rows that another of the same fold holds already."""
+        assert self.training.data is not None
         for other in others:
+            assert other.training.data is not None
             if (
                 other.run.fold == self.run.fold
                 and other.run.training.head == self.run.training.head
-                and same_rows(other.fit.data, self.fit.data)
+                and other.training.data.equals(self.training.data)
             ):
-                self.fit.data, self.fit.rows = other.fit.data, other.fit.rows
+                self.training.data, self.rows = other.training.data, other.rows
                 return
-
-    def close(self) -> None:
-        if self.generator is not None:
-            self.generator.close()
-        self.fit.trainer.close()
 
 
 def train_together(
@@ -521,18 +487,23 @@ def train_together(
 def _begin_and_train(
     runs: Sequence[Run], states: Any
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    stacks: dict[int, list[SharedFit]] = {}
+    stacks: dict[Any, list[SharedFit]] = {}
     for run in runs:
+        one = None
         try:
             one = SharedFit(run)
         except Exception as error:
             if out_of_memory(error):
                 raise
+        if one is None:
             for evaluation in run.evaluations:
                 yield evaluation.index, evaluation.alone()
             continue
-        # A stack keeps in step; who starts behind (afresh) goes by itself.
-        stack = stacks.setdefault(one.fit.trainer.n_steps, [])
+        # What a plan takes for alike need not be: folds of a table may hold different
+        # numbers of categories. And a stack keeps in step: a training that starts
+        # afresh does not wait for those that go on.
+        key = stack_key(one.training), one.training.n_steps
+        stack = stacks.setdefault(key, [])
         one.share_rows(stack)
         stack.append(one)
     while stacks:
@@ -542,51 +513,52 @@ def _begin_and_train(
 def _train(
     shared: list[SharedFit], states: Any
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    members = [(one.fit.trainer, one.fit.data) for one in shared]
-    stack = Stack.of(members, [one.epochs_left for one in shared])
-    for i, one in enumerate(shared):
-        if stack is None:
-            one.start()
-        else:
-            one.fit.data = stack.members[i][1]
-            one.start(stack.member(i))
-    del members
+    epochs = train_stack([one.training for one in shared])
+    active = list(shared)
     try:
-        training = list(shared)
-        while training:
-            started = time.perf_counter()
-            arrived: list[tuple[SharedFit, Evaluation, str | None]] = []
-            failed = []
-            for one in training:
-                try:
-                    arrived += [(one, *done) for done in one.advance()]
-                except Exception as error:
-                    if out_of_memory(error):
-                        raise
-                    # Some part of the model that is not ours: as it would fail alone.
-                    failed += one.waiting
-                    one.waiting = []
-                    one.has_failed = True
-            share = (time.perf_counter() - started) / len(training)
-            for one in training:
+        while active:
+            started, failed = time.perf_counter(), False
+            try:
+                next(epochs, None)  # nothing is left of those that had stopped early
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                failed = True
+            if failed:
+                # Some part of the model is not ours: as it would train or fail alone.
+                yield from _one_by_one(active, states)
+                return
+            share = (time.perf_counter() - started) / len(active)
+            for one in active:
                 one.seconds += share
-            for one, evaluation, divergence in arrived:
-                yield evaluation.index, one.evaluate(evaluation, divergence)
-            for evaluation in failed:
-                yield evaluation.index, evaluation.alone()
-            training = [one for one in training if one.waiting]
-            if stack is not None:
-                stack.keep([i for i, one in enumerate(shared) if one.waiting])
+            for one in active:
+                for evaluation in one.complete():
+                    yield evaluation.index, one.evaluate(evaluation)
+            for one in active:
+                if not one.waiting and not one.training.ended:
+                    one.training.result = "stopped"
+            active = [one for one in active if one.waiting]
+        epochs.close()  # the trainings get their optimisers' state
         if states is not None:
-            if stack is not None:
-                stack.release()
             for one in shared:
                 if one.goes_on:
                     index = one.run.evaluations[-1].index
                     yield ("state", index), states.hand_over(one.state())
     finally:
-        for one in shared:
-            one.close()
+        epochs.close()
+
+
+def _one_by_one(
+    shared: Sequence[SharedFit], states: Any
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """What is left of trainings that failed together: alone, and then by themselves."""
+    for one in shared:
+        if len(shared) == 1:
+            for evaluation in one.waiting:
+                yield evaluation.index, evaluation.alone()
+        else:
+            rest = replace(one.run, evaluations=one.waiting)
+            yield from _begin_and_train([rest], states)
 
 
 def out_of_memory(error: BaseException) -> bool:

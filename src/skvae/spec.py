@@ -1,4 +1,4 @@
-"""What the four choices share: parameters, cloning and look-up by name."""
+"""What the four choices share: parameters, cloning, look-up by name, plain state."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -19,6 +19,10 @@ class Spec(BaseEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {}
 
+    def validate(self) -> None:
+        """Refuse parameters that are not as expected."""
+        self._validate_params()
+
 
 SpecType = TypeVar("SpecType", bound=Spec)
 
@@ -35,13 +39,13 @@ def resolve(
             )
         return registry[value]()
     if not isinstance(value, base):
-        mend = (
+        advice = (
             f" Create it first: {value.__name__}()." if isinstance(value, type) else ""
         )
         raise TypeError(
             f"{axis} must be one of {sorted(registry)} or a {base.__name__} object, "
-            f"got {value!r}.{mend}"
+            f"got {value!r}.{advice}"
         )
     spec = clone(value)
-    spec._validate_params()
+    spec.validate()
     return spec

@@ -1,8 +1,8 @@
-"""Units: real-valued data are standardised inside the model, and handed back as given.
+"""Units: real-valued columns are standardised inside the model, and handed back.
 
-A network learns best on features of mean 0 and spread 1. For a real-valued likelihood
-each feature therefore enters as ``(x - location) / scale``, and the log of the scale
-enters the density, so that every score stays one of the user's own units.
+A network learns best on columns of mean 0 and standard deviation 1. For a real-valued
+likelihood each column therefore enters as ``(x - location) / scale``, and the log of
+the scale enters the density, so that every score stays one of the user's own units.
 """
 
 from collections.abc import Sequence
@@ -11,49 +11,46 @@ from typing import Any
 
 import numpy as np
 
+from .forms.base import Summary
+
+# Largest absolute value inside the model: neither its square nor the sum of the squares
+# of a row, at the smallest scale that a likelihood learns, overflows in float32.
+LARGEST = 1e12
+# Largest standard deviation of a column: draws of a Student's t, of up to 1e30
+# deviations, are numbers in the user's units too.
+LARGEST_SCALE = 1e270
+
 
 @dataclass(frozen=True)
 class Units:
-    """Location and scale of each feature, both float64 of shape (D,)."""
+    """Location and scale of each column, both float64 of shape (n_columns,)."""
 
     location: np.ndarray
     scale: np.ndarray
 
     @classmethod
-    def identity(cls, n_features: int) -> "Units":
-        return cls(np.zeros(n_features), np.ones(n_features))
+    def identity(cls, n_columns: int) -> "Units":
+        return cls(np.zeros(n_columns), np.ones(n_columns))
 
     @classmethod
-    def fit(
-        cls,
-        X: np.ndarray,
-        weights: np.ndarray | None = None,
-        columns: Sequence[Any] | None = None,
-    ) -> "Units":
-        """Mean and standard deviation of each column, in float64.
+    def of(cls, summary: Summary, names: Sequence[Any] | None = None) -> "Units":
+        """Mean and standard deviation of each column, 1 for a constant column.
 
-        ``columns`` names them for the error where the numbers are too large.
+        ``names`` of the columns serve the error where numbers are too large.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            location = column_means(X, weights)
-            # Two passes: no difference of large squares for columns far from 0.
-            variance = column_means(X, weights, center=location)
-        # A column that is constant up to rounding keeps its own unit.
-        rounding = 10 * np.finfo(X.dtype).eps * np.abs(location)
-        deviation = np.sqrt(variance)
-        finite = np.isfinite(location) & np.isfinite(deviation)
-        if not finite.all():
-            column = np.flatnonzero(~finite)[0]
-            label = column if columns is None else repr(columns[column])
-            largest = np.abs(X[:, column]).max()
+        fine = np.isfinite(summary.mean) & (summary.deviation <= LARGEST_SCALE)
+        if not fine.all():
+            column = int(np.flatnonzero(~fine)[0])
+            label = column if names is None else repr(names[column])
+            largest = max(abs(summary.low[column]), abs(summary.high[column]))
             raise ValueError(
-                f"column {label} has values up to {largest:.3g}, too large for its "
-                "variance to be computed; divide the column by a power of ten."
+                f"column {label} has values up to {largest:.3g}, too large to be "
+                "modelled; divide the column by a power of ten."
             )
-        return cls(location, np.where(deviation <= rounding, 1.0, deviation))
+        return cls(summary.mean, np.where(summary.is_constant, 1.0, summary.deviation))
 
     def only(self, chosen: np.ndarray) -> "Units":
-        """These units for the chosen features, the user's own for the others."""
+        """These units for the chosen columns, the user's own for the others."""
         return Units(
             np.where(chosen, self.location, 0.0), np.where(chosen, self.scale, 1.0)
         )
@@ -64,35 +61,61 @@ class Units:
 
     @property
     def log_scale(self) -> float:
-        """Sum over features of log(scale): what the density loses to the units."""
+        """Sum over columns of log(scale): what the density loses to the units."""
         return float(np.log(self.scale).sum())
 
-    def standardize(self, X: np.ndarray) -> np.ndarray:
-        """From the user's units to the model's, float32."""
+    def standardize(
+        self, X: np.ndarray, names: Sequence[Any] | None = None
+    ) -> np.ndarray:
+        """From the user's units to the model's, float32.
+
+        Raises
+        ------
+        ValueError
+            If a value is too large for float32 arithmetic, naming its column.
+        """
         if self.is_identity:
-            return X.astype(np.float32, copy=False)
-        # In float64: a value such as 1e8 + 1 has no float32 to be subtracted from.
-        return ((X - self.location) / self.scale).astype(np.float32)
+            rows = X
+        else:
+            # In float64: a value such as 1e8 + 1 has no float32 to be subtracted from.
+            with np.errstate(over="ignore"):  # infinity is refused below
+                rows = (X - self.location) / self.scale
+        largest = max(rows.max(initial=0), -rows.min(initial=0))
+        if not largest <= LARGEST and not np.isnan(largest):
+            row, column = np.argwhere(np.abs(rows) > LARGEST)[0]
+            label = column if names is None else repr(names[column])
+            raise ValueError(
+                f"X has the value {X[row, column]:.3g} in row {row}, column {label}, "
+                f"which is {abs(rows[row, column]):.1g} inside the model (the limit is "
+                f"{LARGEST:.0e}): too large for float32. Drop the row, or rescale the "
+                "column and fit again."
+            )
+        return rows.astype(np.float32, copy=False)
 
     def restore(self, X: np.ndarray) -> np.ndarray:
         """From the model's units to the user's."""
         return X if self.is_identity else X * self.scale + self.location
 
+    def state(self) -> dict[str, np.ndarray]:
+        return {"location": self.location, "scale": self.scale}
 
-def column_means(
-    X: np.ndarray, weights: np.ndarray | None, center: np.ndarray | None = None
-) -> np.ndarray:
-    """Weighted mean of each column, or of its squared distance from a center.
-
-    In float64, block by block: no float64 copy of the whole of X.
-    """
-    total = np.zeros(X.shape[1])
-    for start in range(0, len(X), 4096):
-        block = X[start : start + 4096].astype(np.float64)
-        if center is not None:
-            block = (block - center) ** 2
-        if weights is None:
-            total += block.sum(axis=0)
-        else:
-            total += weights[start : start + 4096] @ block
-    return total / (len(X) if weights is None else weights.sum())
+    @classmethod
+    def from_state(cls, state: Any) -> "Units":
+        """The units of a :meth:`state`; a ValueError says what is wrong with it."""
+        if type(state) is not dict or state.keys() != {"location", "scale"}:
+            raise ValueError("units must hold location and scale.")
+        for name, array in state.items():
+            if not (
+                isinstance(array, np.ndarray)
+                and array.ndim == 1
+                and array.dtype == np.float64
+                and np.isfinite(array).all()
+            ):
+                raise ValueError(f"{name} must be a finite float64 array of one axis.")
+        location, scale = state["location"], state["scale"]
+        if len(location) != len(scale) or not len(scale) or not (scale > 0).all():
+            raise ValueError(
+                f"location {location.shape} and scale {scale.shape} must have one "
+                "entry for each column, and scales must be positive."
+            )
+        return cls(location, scale)

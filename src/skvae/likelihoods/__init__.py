@@ -1,22 +1,27 @@
 """Likelihoods: what p(x|z) is.
 
-A likelihood turns the decoder's raw outputs, ``n_outputs`` per feature, into a density
-over rows. What it learns beside the network (a shared variance) is declared by
-``parameters``, what it fixes by ``constants``, and both are handed back to every other
-method by name.
+A likelihood is a specification whose ``build`` returns a module: it turns the decoder's
+raw outputs into a density over rows of numbers and codes. What it learns beside the
+network (a shared variance) are the module's parameters, what it fixes are its buffers.
 """
 
-from .base import Likelihood
+from collections import ChainMap
+from collections.abc import Mapping
+
+from ..support import Support
+from .base import Likelihood, LikelihoodModule
 from .categories import Categorical
 from .counts import NegativeBinomial, Poisson
 from .images import DiscretizedLogisticMixture
-from .mixed import Mixed
+from .mixed import Auto, Mixed
 from .real import Gaussian, StudentT
-from .registry import LIKELIHOODS, guess
+from .registry import LIKELIHOODS
 from .unit_interval import Bernoulli, Beta, ContinuousBernoulli
 
 __all__ = [
+    "BY_NAME",
     "LIKELIHOODS",
+    "Auto",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -24,9 +29,15 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Gaussian",
     "Likelihood",
+    "LikelihoodModule",
     "Mixed",
     "NegativeBinomial",
     "Poisson",
     "StudentT",
-    "guess",
+    "Support",
 ]
+
+# All that the parameter ``likelihood`` takes by name.
+BY_NAME: Mapping[str, type[Likelihood]] = ChainMap(
+    LIKELIHOODS, {"auto": Auto, "mixed": Mixed}
+)

@@ -1,32 +1,38 @@
 """Likelihoods of categories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .._compat import Interval
-from .base import Likelihood
+from ..forms.base import Column, Summary
+from ..support import Support
+from ..units import Units
+from .base import Likelihood, LikelihoodModule, SupportOfColumns
 from .special import choose, full_precision
+
+# A category that never occurs starts at a probability of 0.001, not at 0.
+LEAST_SHARE = 1e-3
 
 
 class Categorical(Likelihood):
-    r"""Categorical variables, one-hot: in each block of columns one is 1, the rest 0.
+    r"""Categorical variables: each column holds the codes 0, 1, ..., K - 1.
 
-    .. math:: \log p(x|z) = \sum_b \sum_{k \in b} x_k
-        \log \frac{e^{\ell_k}}{\sum_{j \in b} e^{\ell_j}}
+    .. math:: \log p(x|z) = \sum_d
+        \log \frac{e^{\ell_{d x_d}}}{\sum_k e^{\ell_{dk}}}
 
-    over the blocks b, with logits :math:`\ell`. The mean is the probabilities.
+    with logits :math:`\ell`, as many of each column as it has categories. The encoder
+    sees them one-hot. The mean is the most probable code.
 
     Parameters
     ----------
     n_categories : int, tuple of int or None, default=None
-        Columns of each block: an int where all blocks have that many, a tuple of one
-        size per block, None where the whole row is one block.
+        Categories of each column: an int where all columns have that many, a tuple of
+        one number for each; None takes one more than the largest code seen at ``fit``
+        (of a data frame's category, those that it declares).
 
     References
     ----------
@@ -34,11 +40,12 @@ class Categorical(Likelihood):
 
     Examples
     --------
-    >>> import torch
-    >>> from skvae import Categorical
-    >>> x = torch.tensor([[0.0, 1.0, 0.0, 0.0, 1.0]])
-    >>> Categorical((3, 2)).log_prob(x, torch.zeros(1, 5, 1)).exp()
-    tensor([0.1667])
+    >>> import numpy as np
+    >>> from skvae import Categorical, VAEEstimator
+    >>> X = np.array([[0, 2], [1, 0], [1, 1], [0, 0]])
+    >>> vae = VAEEstimator(1, likelihood=Categorical(), hidden_dim=4, random_state=0)
+    >>> vae.fit(X).likelihood_
+    Categorical(n_categories=(2, 3))
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -46,76 +53,122 @@ class Categorical(Likelihood):
     }
 
     tolerates_rounding = True
-    support = "of one-hot blocks"
-    mend = (
-        "Each block of columns must hold a single 1 among zeros (OneHotEncoder), and "
-        "n_categories say how many columns each block has."
+    takes_categories = True
+    support = Support(0.0, float("inf"), 1.0, text="{0, 1, ..., n_categories - 1}")
+    advice = (
+        "Each column must hold codes from 0 on (OrdinalEncoder), and n_categories say "
+        "how many each has."
     )
 
-    def __init__(self, n_categories=None):
+    def __init__(self, n_categories: Any = None) -> None:
         self.n_categories = n_categories
 
-    def _sizes(self, n_features: int) -> list[int]:
-        """Columns of each block."""
-        if self.n_categories is None:
-            return [n_features]
-        if isinstance(self.n_categories, Integral):
-            size = int(self.n_categories)
-            return [size] * (n_features // size)
-        return [int(size) for size in self.n_categories]
-
-    def check_n_features(self, n_features):
-        if not isinstance(self.n_categories, Integral | None):
-            for size in self.n_categories:
+    def resolve(self, columns: Sequence[Column], summary: Summary) -> Likelihood:
+        given = self.n_categories
+        if given is None:
+            sizes = [
+                int(max(summary.high[i], 0)) + 1 if c.n_values is None else c.n_values
+                for i, c in enumerate(columns)
+            ]
+        elif isinstance(given, Integral):
+            sizes = [int(given)] * len(columns)
+        else:
+            for size in given:
                 if not isinstance(size, Integral) or size < 1:
                     raise ValueError(
-                        f"n_categories={self.n_categories!r} must hold ints of at "
-                        f"least 1; {size!r} is not."
+                        f"n_categories={given!r} must hold ints of at least 1; "
+                        f"{size!r} is not."
                     )
-        total = sum(self._sizes(n_features))
-        if total != n_features:
+            sizes = [int(size) for size in given]
+        if len(sizes) != len(columns):
             raise ValueError(
-                f"n_categories={self.n_categories!r} makes blocks of {total} columns "
-                f"in all, but X has {n_features} features; give the number of columns "
-                "of each block."
+                f"n_categories={given!r} tells of {len(sizes)} columns, but X has "
+                f"{len(columns)} features; give a number for each column."
             )
+        for column, size in zip(columns, sizes, strict=True):
+            if column.n_values is not None and column.n_values > size:
+                raise ValueError(
+                    f"column {column.name!r} has {column.n_values} categories, but "
+                    f"n_categories={given!r} says {size}."
+                )
+        return Categorical(tuple(sizes))
 
-    def in_support(self, X):
-        sizes = self._sizes(X.shape[1])
-        starts = np.cumsum([0, *sizes[:-1]])
-        binary = np.logical_and.reduceat((X == 0) | (X == 1), starts, axis=1)
-        one = np.add.reduceat(X, starts, axis=1) == 1
-        return np.repeat(binary & one, sizes, axis=1)
+    def supports(self, n_columns: int) -> list[SupportOfColumns]:
+        sizes = self.n_categories
+        if isinstance(sizes, Integral | None):
+            return super().supports(n_columns)
+        return [
+            (
+                Support(0.0, size - 1.0, 1.0, text=f"{{0, ..., {size - 1}}}"),
+                [i for i, other in enumerate(sizes) if other == size],
+            )
+            for size in sorted(set(sizes))
+        ]
 
-    def nearest_in_support(self, X):
-        nearest = np.zeros_like(X)
-        start = 0
-        for size in self._sizes(X.shape[1]):
-            columns = start + X[:, start : start + size].argmax(axis=1)
-            nearest[np.arange(len(X)), columns] = 1
-            start += size
-        return nearest
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return CategoricalModule(self.n_categories, summary)
 
-    def output_bias(self, mean):
-        # A category that never occurs starts at a probability of 0.001, not at 0.
-        return torch.log(mean.clamp(min=1e-3)).unsqueeze(-1)
 
-    def _by_block(self, raw: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a function of logits (..., K) to each block."""
-        logits = full_precision(raw.squeeze(-1))
-        sizes = self._sizes(logits.shape[-1])
-        if len(set(sizes)) == 1:
-            return function(logits.unflatten(-1, (-1, sizes[0]))).flatten(-2)
-        return torch.cat([function(block) for block in logits.split(sizes, -1)], -1)
+class CategoricalModule(LikelihoodModule):
+    """The module that :class:`Categorical` builds."""
 
-    def log_prob(self, x, raw, **parameters):
-        return (x * self._by_block(raw, lambda b: b.log_softmax(-1))).sum(-1)
+    offsets: Tensor
+    last: Tensor
 
-    def mean(self, raw, **parameters):
-        return self._by_block(raw, lambda b: b.softmax(-1))
+    def __init__(self, sizes: Sequence[int], summary: Summary) -> None:
+        n = sum(sizes)
+        super().__init__(len(sizes), n_inputs=n, n_raw=n)
+        self.sizes = list(sizes)
+        offsets = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
+        self.register_buffer("offsets", offsets, persistent=False)
+        last = torch.tensor(self.sizes) - 1
+        self.register_buffer("last", last, persistent=False)
+        shares = [summary.frequencies(i, size) for i, size in enumerate(self.sizes)]
+        share = torch.cat([torch.tensor(s, dtype=torch.float32) for s in shares])
+        self.start = torch.log(share.clamp(min=LEAST_SHARE))
+        self.inputs = share, torch.sqrt(share * (1 - share))
 
-    def draw(self, raw, generator, **parameters):
-        def draw_block(logits: Tensor) -> Tensor:
-            return F.one_hot(choose(logits, generator), logits.shape[-1])
+    @property
+    def input_widths(self) -> list[int]:
+        return self.sizes
 
-        return self._by_block(raw, draw_block).to(raw.dtype)
+    @property
+    def raw_widths(self) -> list[int]:
+        return self.sizes
+
+    def see(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The columns one-hot; of an entry that is not seen, zeros."""
+        ones = torch.ones_like(x)
+        if seen is not None:
+            ones, x = ones.where(seen, torch.zeros_like(x)), x.nan_to_num()
+        # A code that fit has not seen counts as the nearest one.
+        codes = x.long().clamp(min=0).minimum(self.last) + self.offsets
+        zeros = x.new_zeros(*x.shape[:-1], self.n_inputs)
+        return zeros.scatter(-1, codes, ones)
+
+    def _by_column(
+        self, raw: Tensor, function: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """A function of logits (..., k, K) of k columns of one size.
+
+        All columns at once where they have one size, each by itself where not.
+        """
+        logits = full_precision(raw)
+        if len(set(self.sizes)) == 1:
+            return [function(logits.unflatten(-1, (-1, self.sizes[0])))]
+        blocks = logits.split(self.sizes, -1)
+        return [function(block.unsqueeze(-2)) for block in blocks]
+
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        shares = self._by_column(raw, lambda b: b.log_softmax(-1).flatten(-2))
+        codes = x.nan_to_num().long() + self.offsets
+        return torch.cat(shares, -1).gather(-1, codes.expand(*raw.shape[:-1], -1))
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return torch.cat(self._by_column(raw, lambda b: b.argmax(-1)), -1).to(raw.dtype)
+
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = self._by_column(raw, lambda b: choose(b, generator))
+        return torch.cat(drawn, -1).to(raw.dtype)

@@ -1,14 +1,17 @@
 """Likelihoods of counts."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._compat import StrOptions
-from .base import Likelihood
+from ..forms.base import Column, Summary
+from ..support import COUNTS
+from ..units import Units
+from .base import Likelihood, LikelihoodModule, interleaved, located
 from .special import (
     MAX_LOG,
     draw_log_gamma,
@@ -22,32 +25,42 @@ MAX_LOG_RATE = 30.0
 
 
 class _Counts(Likelihood):
-    """Shared by the families over 0, 1, 2, ...: the first raw output is a log-rate."""
+    """Shared by the families over 0, 1, 2, ..."""
 
-    support = "{0, 1, 2, ...}"
-    mend = (
+    support = COUNTS
+    advice = (
         "Counts must be whole and not negative: hand them over unscaled, or choose "
         "another likelihood, such as 'gaussian'."
     )
 
-    def in_support(self, X):
-        return np.isfinite(X) & (X >= 0) & (np.rint(X) == X)
 
-    def nearest_in_support(self, X):
-        return np.maximum(np.rint(X), 0)
+class _CountsModule(LikelihoodModule):
+    """The first raw output of a column is a log-rate; the encoder sees log(1 + x)."""
 
-    def output_bias(self, mean):
-        bias = mean.new_zeros(len(mean), self.n_outputs)
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        summary: Summary,
+        units: Units,
+        *,
+        n_outputs: int = 1,
+    ) -> None:
+        n = len(columns)
+        super().__init__(n, n_raw=n_outputs * n)
+        self.n_outputs = n_outputs
+        location, spread = located(summary, units)
         # A count that is always 0 starts at a rate of 0.001, not at 0.
-        bias[:, 0] = torch.log(mean.clamp(min=1e-3))
-        return bias
+        start = torch.log(location.clamp(min=1e-3))
+        start = interleaved(start, 0.0) if n_outputs == 2 else start
+        self.starts_at(start, location, spread)
 
-    def network_input(self, x):
-        return torch.log1p(x)
+    def see(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        return super().see(torch.log1p(x), seen)
 
-    def mean(self, raw, **parameters):
-        log_rate = full_precision(raw[..., 0])
-        return torch.exp(log_rate.clamp(-MAX_LOG_RATE, MAX_LOG_RATE))
+    def mean(self, raw: Tensor) -> Tensor:
+        if self.n_outputs == 2:
+            raw = raw.unflatten(-1, (-1, 2))[..., 0]
+        return torch.exp(full_precision(raw).clamp(-MAX_LOG_RATE, MAX_LOG_RATE))
 
 
 def _log_factorial_excess(x: Tensor) -> Tensor:
@@ -71,18 +84,26 @@ class Poisson(_Counts):
 
     Examples
     --------
-    >>> import torch
-    >>> from skvae import Poisson
-    >>> Poisson().log_prob(torch.zeros(1, 2), torch.zeros(1, 2, 1))
-    tensor([-2.])
+    >>> from skvae import Poisson, VAEEstimator
+    >>> VAEEstimator(likelihood=Poisson())
+    VAEEstimator(likelihood=Poisson())
     """
 
-    def log_prob(self, x, raw, **parameters):
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return PoissonModule(columns, summary, units)
+
+
+class PoissonModule(_CountsModule):
+    """The module that :class:`Poisson` builds."""
+
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
         rate = self.mean(raw)
         ratio = weighted_log_ratio(x, rate, rate - x)
-        return (ratio + (x - rate) - _log_factorial_excess(x)).sum(-1)
+        return ratio + (x - rate) - _log_factorial_excess(x)
 
-    def draw(self, raw, generator, **parameters):
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(raw), generator=generator).to(raw.dtype)
 
 
@@ -110,44 +131,49 @@ class NegativeBinomial(_Counts):
 
     Examples
     --------
-    At r = 1 and mean 1 it is a geometric distribution, of masses 1/2, 1/4, ...:
-
-    >>> import torch
-    >>> from skvae import NegativeBinomial
-    >>> x = torch.tensor([[0.0], [1.0], [2.0]])
-    >>> raw, log_r = torch.zeros(3, 1, 1), torch.zeros(1)
-    >>> NegativeBinomial().log_prob(x, raw, log_inverse_dispersion=log_r).exp()
-    tensor([0.5000, 0.2500, 0.1250])
+    >>> from skvae import NegativeBinomial, VAEEstimator
+    >>> VAEEstimator(likelihood=NegativeBinomial("row"))
+    VAEEstimator(likelihood=NegativeBinomial(dispersion='row'))
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
         "dispersion": [StrOptions({"feature", "shared", "row"})]
     }
 
-    def __init__(self, dispersion="feature"):
+    def __init__(self, dispersion: Any = "feature") -> None:
         self.dispersion = dispersion
 
-    @property
-    def n_outputs(self):
-        return 2 if self.dispersion == "row" else 1
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return NegativeBinomialModule(self.dispersion, columns, summary, units)
 
-    def parameters(self, n_features):
-        if self.dispersion == "row":
-            return {}
-        size = n_features if self.dispersion == "feature" else 1
-        return {"log_inverse_dispersion": torch.zeros(size, dtype=torch.float32)}
 
-    @staticmethod
-    def _inverse_dispersion(
-        raw: Tensor, log_inverse_dispersion: Tensor | None = None
-    ) -> Tensor:
-        if log_inverse_dispersion is None:
-            log_inverse_dispersion = full_precision(raw[..., 1])
-        return torch.exp(log_inverse_dispersion.clamp(-MAX_LOG, MAX_LOG))
+class NegativeBinomialModule(_CountsModule):
+    """The module that :class:`NegativeBinomial` builds."""
 
-    def log_prob(self, x, raw, **parameters):
-        mean = self.mean(raw)
-        r = self._inverse_dispersion(raw, **parameters)
+    log_inverse_dispersion: Tensor
+
+    def __init__(
+        self, dispersion: str, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> None:
+        by_row = dispersion == "row"
+        super().__init__(columns, summary, units, n_outputs=2 if by_row else 1)
+        if not by_row:
+            size = len(columns) if dispersion == "feature" else 1
+            initial = torch.zeros(size, dtype=torch.float32)
+            self.log_inverse_dispersion = nn.Parameter(initial)
+
+    def inverse_dispersion(self, raw: Tensor) -> Tensor:
+        """r, (..., D) where each row has its own, else (D,) or (1,)."""
+        if self.n_outputs == 2:
+            log_r = full_precision(raw.unflatten(-1, (-1, 2))[..., 1])
+        else:
+            log_r = self.log_inverse_dispersion
+        return torch.exp(log_r.clamp(-MAX_LOG, MAX_LOG))
+
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        mean, r = self.mean(raw), self.inverse_dispersion(raw)
         # Of the quotients m (x + r) / (x (m + r)) and (m + r) / (x + r), both near 1.
         counted = weighted_log_ratio(
             x, mean * ((x + r) / (mean + r)), (mean - x) * (r / (mean + r))
@@ -162,11 +188,11 @@ class NegativeBinomial(_Counts):
             - 0.5 * torch.log1p(x / r)
             + stirling_error(x + r)
             - stirling_error(r)
-        ).sum(-1)
+        )
 
-    def draw(self, raw, generator, **parameters):
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         mean = self.mean(raw).double()
-        r = self._inverse_dispersion(raw, **parameters).double()
+        r = self.inverse_dispersion(raw).double()
         # A Poisson whose rate is Gamma(r) mean / r.
         log_rate = draw_log_gamma(r.expand(mean.shape), generator)
         rate = torch.exp(log_rate - r.log()) * mean

@@ -1,16 +1,19 @@
 """Likelihoods of images."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .._compat import Interval
-from .base import Likelihood
+from ..forms.base import Column, Summary
+from ..support import Support
+from ..units import Units
+from .base import Likelihood, LikelihoodModule, located
 from .special import choose, full_precision
 
 # The highest of the 256 levels of a byte, and half the distance of two.
@@ -49,14 +52,10 @@ class DiscretizedLogisticMixture(Likelihood):
 
     Examples
     --------
-    A logistic distribution as wide as this leaves all to the lowest and highest level:
-
-    >>> import torch
-    >>> from skvae import DiscretizedLogisticMixture
-    >>> likelihood = DiscretizedLogisticMixture(n_components=1, n_channels=1)
-    >>> raw = torch.tensor([[[0.0, 0.5, 5.0]]])
-    >>> likelihood.log_prob(torch.zeros(1, 1), raw).exp()
-    tensor([0.4992])
+    >>> from skvae import DiscretizedLogisticMixture, VAEEstimator
+    >>> likelihood = DiscretizedLogisticMixture(n_components=3, n_channels=1)
+    >>> VAEEstimator(likelihood=likelihood).likelihood.n_components
+    3
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -64,56 +63,69 @@ class DiscretizedLogisticMixture(Likelihood):
         "n_channels": [Interval(Integral, 1, None, closed="left")],
     }
 
-    support = "{0, 1/255, ..., 1}"
-    mend = (
+    support = Support(0.0, 1.0, 1 / HIGHEST, text="{0, 1/255, ..., 1}")
+    advice = (
         "Divide bytes by 255 and do nothing else to them, or choose another "
         "likelihood, such as 'gaussian'."
     )
 
-    def __init__(self, n_components=5, n_channels=3):
+    def __init__(self, n_components: Any = 5, n_channels: Any = 3) -> None:
         self.n_components = n_components
         self.n_channels = n_channels
 
-    @property
-    def n_outputs(self):
-        return 3 * self.n_components
-
-    def check_n_features(self, n_features):
-        if n_features % self.n_channels:
+    def resolve(self, columns: Sequence[Column], summary: Summary) -> Likelihood:
+        if len(columns) % int(self.n_channels):
             raise ValueError(
-                f"X has {n_features} features, which are no whole number of pixels of "
-                f"n_channels={self.n_channels}; give the channels of the images (1 for "
-                "grey ones)."
+                f"X has {len(columns)} features, which are no whole number of pixels "
+                f"of n_channels={self.n_channels}; give the channels of the images (1 "
+                "for grey ones)."
             )
+        return self
 
-    def in_support(self, X):
-        level = HIGHEST * X
-        nearest = np.rint(level)
-        # Half a thousandth of a level is more than float32 is off by.
-        exact = np.abs(level - nearest) < 5e-4
-        return exact & (nearest >= 0) & (nearest <= HIGHEST)
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return DiscretizedLogisticMixtureModule(self, columns, summary, units)
 
-    def nearest_in_support(self, X):
-        return np.rint(HIGHEST * np.clip(X, 0, 1)) / HIGHEST
 
-    def output_bias(self, mean):
+class DiscretizedLogisticMixtureModule(LikelihoodModule):
+    """The module that :class:`DiscretizedLogisticMixture` builds."""
+
+    def __init__(
+        self,
+        spec: DiscretizedLogisticMixture,
+        columns: Sequence[Column],
+        summary: Summary,
+        units: Units,
+    ) -> None:
+        k = int(spec.n_components)
+        super().__init__(len(columns), n_raw=3 * k * len(columns))
+        self.n_components, self.n_channels = k, int(spec.n_channels)
+        location, spread = located(summary, units)
         # Components start side by side, a tenth wide: equal ones would stay equal.
-        k = self.n_components
-        logits = mean.new_zeros(len(mean), k)
+        logits = location.new_zeros(len(location), k)
         apart = torch.linspace(-0.1, 0.1, k) if k > 1 else torch.zeros(1)
-        means = mean.unsqueeze(-1) + apart.to(mean)
-        return torch.cat([logits, means, torch.full_like(means, math.log(0.1))], -1)
+        means = location.unsqueeze(-1) + apart
+        log_scales = torch.full_like(means, math.log(0.1))
+        start = torch.cat([logits, means, log_scales], -1).flatten()
+        self.starts_at(start, location, spread)
 
     def _components(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (..., P, K), means and log scales (..., C, P, K) of P pixels."""
-        pixels = full_precision(raw).unflatten(-2, (self.n_channels, -1))
+        shape = (self.n_channels, -1, 3 * self.n_components)
+        pixels = full_precision(raw).unflatten(-1, shape)
         logits, means, log_scales = pixels.chunk(3, -1)
         # Each channel's features have logits; those of a pixel are one, their sum.
         log_scales = log_scales.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
         return logits.sum(-3), means, log_scales
 
-    def log_prob(self, x, raw, **parameters):
+    def log_prob(
+        self, x: Tensor, raw: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
         logits, means, log_scales = self._components(raw)
+        if observed is not None:
+            # A missing entry may be NaN, and so would be its share of the gradient.
+            x = x.where(observed, torch.zeros_like(x))
         level = torch.round(HIGHEST * x.to(means.dtype))
         level = level.unflatten(-1, (self.n_channels, -1)).unsqueeze(-1)
         distance = level / HIGHEST - means
@@ -124,10 +136,13 @@ class DiscretizedLogisticMixture(Likelihood):
         within = torch.log(-torch.expm1(-2 * HALF_LEVEL * precision))
         log_mass = torch.where(level == 0, below, below + above + within)
         log_mass = torch.where(level == HIGHEST, above, log_mass)
+        if observed is not None:
+            seen = observed.unflatten(-1, (self.n_channels, -1)).unsqueeze(-1)
+            log_mass = log_mass.where(seen, torch.zeros_like(log_mass))
         log_weights = logits.log_softmax(-1)
         return (log_weights + log_mass.sum(-3)).logsumexp(-1).sum(-1)
 
-    def mean(self, raw, **parameters):
+    def mean(self, raw: Tensor) -> Tensor:
         logits, means, log_scales = self._components(raw)
         scales = torch.exp(log_scales)
         # The integral of 1 - F over [0, 1].
@@ -136,7 +151,7 @@ class DiscretizedLogisticMixture(Likelihood):
         weights = logits.softmax(-1).unsqueeze(-3)
         return (weights * clipped).sum(-1).flatten(-2)
 
-    def draw(self, raw, generator, **parameters):
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         logits, means, log_scales = self._components(raw)
         chosen = choose(logits, generator)[..., None, :, None].expand(
             *means.shape[:-1], 1

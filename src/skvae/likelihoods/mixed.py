@@ -1,27 +1,42 @@
-"""Columns of several kinds in one array."""
+"""Columns of several kinds, each group of them with a likelihood of its own."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Likelihood
+from ..forms.base import Column, Summary
+from ..support import UNIT_INTERVAL, Support
+from ..units import Units
+from .base import Likelihood, LikelihoodModule, SupportOfColumns
+from .categories import Categorical
+from .counts import NegativeBinomial
+from .real import Gaussian
 from .registry import LIKELIHOODS
+from .unit_interval import Bernoulli
 
-
-class _Group(NamedTuple):
-    """A likelihood and its columns in ascending order; prefix of its parameters."""
-
-    likelihood: Likelihood
-    columns: list[int]
-    prefix: str
+# Names of families of a data frame's columns.
+COLUMN_FAMILIES: dict[str, type[Likelihood]] = {
+    "numeric": Gaussian,
+    "count": NegativeBinomial,
+    "binary": Bernoulli,
+    "categorical": Categorical,
+}
+# The family of a column of a data frame, by its kind.
+FAMILY_OF_KIND = {
+    "number": "numeric",
+    "date": "numeric",
+    "boolean": "binary",
+    "category": "categorical",
+}
 
 
 class Mixed(Likelihood):
-    r"""Columns of several kinds in one array: each group of columns has its likelihood.
+    r"""Columns of several kinds: each group of columns has a likelihood of its own.
 
     .. math:: \log p(x|z) = \sum_g \log p_g(x_{\mathrm{columns}(g)} | z)
 
@@ -36,8 +51,7 @@ class Mixed(Likelihood):
 
         For an array, pairs: the likelihood is a short name or an object, the columns
         are either a number in each pair, so many next to each other, or a sequence of
-        indices in each, which are taken in ascending order. Each column belongs to one
-        group.
+        indices in each. Each column belongs to one group.
 
     Examples
     --------
@@ -53,24 +67,24 @@ class Mixed(Likelihood):
     >>> vae.fit(people).sample(2).dtypes.equals(people.dtypes)
     True
 
-    An array of two real numbers, a count, and a variable of three categories:
+    An array of two real numbers, a count, and the codes of three categories:
 
-    >>> import torch
+    >>> import numpy as np
     >>> from skvae import Categorical
-    >>> mixed = Mixed((("gaussian", 2), ("poisson", 1), (Categorical(), 3)))
-    >>> mixed.standardized(6)
-    array([ True,  True, False, False, False, False])
-    >>> x = torch.tensor([[0.0, 0.0, 4.0, 0.0, 1.0, 0.0]])
-    >>> parameters = mixed.parameters(6)
-    >>> mixed.log_prob(x, torch.zeros(1, 6, 1), **parameters).shape
-    torch.Size([1])
+    >>> mixed = Mixed((("gaussian", 2), ("poisson", 1), (Categorical(3), 1)))
+    >>> X = np.array([[0.1, 2.0, 4, 0], [0.3, 1.0, 0, 2], [0.2, 1.5, 1, 1]])
+    >>> vae = VAEEstimator(1, likelihood=mixed, epochs=1, random_state=0)
+    >>> vae.fit(X).transform(X).shape
+    (3, 1)
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
         "families": [dict, tuple, list, None]
     }
 
-    def __init__(self, families=None):
+    takes_categories = True
+
+    def __init__(self, families: Any = None) -> None:
         self.families = families
 
     @property
@@ -78,31 +92,24 @@ class Mixed(Likelihood):
         """Whether the families are those of a data frame's columns."""
         return self.families is None or isinstance(self.families, dict)
 
-    # ------------------------------------------------------------------ the groups
-
     @property
-    def _likelihoods(self) -> list[Likelihood]:
-        return [
-            LIKELIHOODS[family]() if isinstance(family, str) else family
-            for family, _ in self.families
-        ]
+    def kinds(self) -> dict[Any, str] | None:
+        if not self.of_data_frame:
+            return None
+        categories = {
+            name: family in ("categorical", "binary")
+            if isinstance(family, str)
+            else family.takes_categories
+            for name, family in (self.families or {}).items()
+        }
+        return {
+            name: "category" if is_category else "number"
+            for name, is_category in categories.items()
+        }
 
-    @property
-    def _groups(self) -> list[_Group]:
-        groups, start = [], 0
-        for i, (likelihood, (_, columns)) in enumerate(
-            zip(self._likelihoods, self.families, strict=True)
-        ):
-            if isinstance(columns, Integral):
-                columns = range(start, start + int(columns))
-                start = columns.stop
-            ordered = sorted(int(column) for column in columns)
-            groups.append(_Group(likelihood, ordered, f"group{i}_"))
-        return groups
-
-    def _validate_params(self):
+    def validate(self) -> None:
         """Refuse families that are none, before anything is looked up in them."""
-        super()._validate_params()
+        super().validate()
         if self.of_data_frame:
             return
         if not self.families:
@@ -119,7 +126,7 @@ class Mixed(Likelihood):
                 )
             family, columns = pair
             if isinstance(family, Likelihood):
-                family._validate_params()
+                family.validate()
             elif not isinstance(family, str) or family not in LIKELIHOODS:
                 raise ValueError(
                     f"families has the likelihood {family!r}; expected one of "
@@ -145,168 +152,274 @@ class Mixed(Likelihood):
                 f"{self.families!r}; use one way for all."
             )
 
-    def check_n_features(self, n_features):
-        groups = self._groups
-        given = sorted(column for group in groups for column in group.columns)
-        if given != list(range(n_features)):
-            missing = sorted(set(range(n_features)) - set(given))
-            unknown = sorted(set(given) - set(range(n_features)))
-            twice = sorted({c for c in given if given.count(c) > 1})
-            raise ValueError(
-                f"X has {n_features} features, and each must belong to one group of "
-                f"families; without a group: {missing}, in several: {twice}, not "
-                f"columns of X: {unknown}."
-            )
-        for group in groups:
-            group.likelihood.check_n_features(len(group.columns))
+    def resolve(self, columns: Sequence[Column], summary: Summary) -> Likelihood:
+        """Pairs (likelihood, positions of the columns), each family resolved."""
+        if self.of_data_frame:
+            groups = self._by_kind(columns)
+        else:
+            _check_numbers(self.families, len(columns))
+            groups = self.groups
+            _check_partition(groups, len(columns))
+        resolved = []
+        for family, positions in groups:
+            some_columns = [columns[i] for i in positions]
+            for column in some_columns:
+                if column.kind == "category" and not family.takes_categories:
+                    _check_binary(column, family)
+            one = family.resolve(some_columns, summary.take(positions))
+            resolved.append((one, tuple(positions)))
+        return Mixed(tuple(resolved))
 
-    def _split(self, values: Tensor, dim: int) -> list[Tensor]:
-        """The columns of each group, from a tensor of D along dim."""
-        groups = self._groups
-        parts: list[list[Tensor]] = [[] for _ in groups]
-        owners, lengths = _runs(groups)
-        for owner, part in zip(owners, values.split(lengths, dim), strict=True):
-            parts[owner].append(part)
-        return [p[0] if len(p) == 1 else torch.cat(p, dim) for p in parts]
+    def _by_kind(self, columns: Sequence[Column]) -> list[tuple[Likelihood, list[int]]]:
+        """Families of a data frame's columns, those of one family together."""
+        given = self.families or {}
+        families: dict[str, Likelihood] = {}
+        groups: dict[str, list[int]] = {}
+        for i, column in enumerate(columns):
+            family = given.get(column.name, FAMILY_OF_KIND[column.kind])
+            if isinstance(family, str) and family not in COLUMN_FAMILIES:
+                raise ValueError(
+                    f"families gives column {column.name!r} the family {family!r}; "
+                    f"expected one of {list(COLUMN_FAMILIES)} or a Likelihood object."
+                )
+            if not isinstance(family, str):
+                family.validate()
+            elif family == "numeric":
+                family = Gaussian(scale="feature")
+            else:
+                family = COLUMN_FAMILIES[family]()
+            families[repr(family)] = family
+            groups.setdefault(repr(family), []).append(i)
+        return [(families[key], positions) for key, positions in groups.items()]
 
-    def _join(self, values: Sequence[Tensor]) -> Tensor:
-        """The inverse of :meth:`_split` along the last dimension."""
-        owners, lengths = _runs(self._groups)
-        used = [0] * len(values)
-        parts = []
-        for owner, length in zip(owners, lengths, strict=True):
-            parts.append(values[owner].narrow(-1, used[owner], length))
-            used[owner] += length
-        return torch.cat(parts, -1)
-
-    def _split_raw(self, raw: Tensor) -> list[Tensor]:
-        """Each group's raw outputs: of all that a feature has, as many as it asks."""
-        return [
-            part[..., : likelihood.n_outputs]
-            for likelihood, part in zip(
-                self._likelihoods, self._split(raw, -2), strict=True
-            )
-        ]
+    @property
+    def groups(self) -> list[tuple[Likelihood, list[int]]]:
+        """Families and the positions of their columns, in ascending order."""
+        groups, start = [], 0
+        for family, columns in self.families or ():
+            one = LIKELIHOODS[family]() if isinstance(family, str) else family
+            if isinstance(columns, Integral):
+                columns = range(start, start + int(columns))
+                start = columns.stop
+            groups.append((one, sorted(int(column) for column in columns)))
+        return groups
 
     # ------------------------------------------------------------------ the contract
 
     @property
-    def n_outputs(self):
-        return max(likelihood.n_outputs for likelihood in self._likelihoods)
+    def real_valued(self) -> bool:
+        return any(likelihood.real_valued for likelihood, _ in self.groups)
 
     @property
-    def real_valued(self):
-        return any(likelihood.real_valued for likelihood in self._likelihoods)
+    def tolerates_rounding(self) -> bool:
+        return all(likelihood.tolerates_rounding for likelihood, _ in self.groups)
 
     @property
-    def tolerates_rounding(self):
-        return all(likelihood.tolerates_rounding for likelihood in self._likelihoods)
+    def support(self) -> Support:
+        text = " x ".join(str(likelihood.support) for likelihood, _ in self.groups)
+        return Support(text=text)
 
-    @property
-    def support(self):
-        return " x ".join(likelihood.support for likelihood in self._likelihoods)
-
-    def standardized(self, n_features):
-        flags = np.zeros(n_features, dtype=bool)
-        for likelihood, columns, _ in self._groups:
-            flags[columns] = likelihood.standardized(len(columns))
+    def standardizes(self, summary: Summary) -> np.ndarray:
+        flags = np.zeros(len(summary.mean), dtype=bool)
+        for likelihood, columns in self.groups:
+            flags[columns] = likelihood.standardizes(summary.take(columns))
         return flags
 
-    def in_support(self, X):
-        inside = np.zeros(X.shape, dtype=bool)
-        for likelihood, columns, _ in self._groups:
-            inside[:, columns] = likelihood.in_support(X[:, columns])
-        return inside
-
-    def check_support(self, X, name="X", columns=None):
-        self.check_n_features(X.shape[1])
-        for likelihood, indices, _ in self._groups:
-            labels = [i if columns is None else columns[i] for i in indices]
-            likelihood.check_support(X[:, indices], name, labels)
-
-    def nearest_in_support(self, X):
-        nearest = X.copy()
-        for likelihood, columns, _ in self._groups:
-            nearest[:, columns] = likelihood.nearest_in_support(X[:, columns])
-        return nearest
-
-    def parameters(self, n_features):
-        return {
-            prefix + name: value
-            for likelihood, columns, prefix in self._groups
-            for name, value in likelihood.parameters(len(columns)).items()
-        }
-
-    def constants(self, unit):
-        return {
-            prefix + name: value
-            for likelihood, columns, prefix in self._groups
-            for name, value in likelihood.constants(unit[columns]).items()
-        }
-
-    def output_bias(self, mean):
-        bias = mean.new_zeros(len(mean), self.n_outputs)
-        for likelihood, columns, _ in self._groups:
-            bias[columns, : likelihood.n_outputs] = likelihood.output_bias(
-                mean[columns]
-            )
-        return bias
-
-    def network_input(self, x):
-        parts = zip(self._likelihoods, self._split(x, -1), strict=True)
-        return self._join([family.network_input(part) for family, part in parts])
-
-    def _by_group(self, raw: Tensor, parameters: dict[str, Tensor]):
-        """(likelihood, raw, parameters) of each group."""
-        for group, part in zip(self._groups, self._split_raw(raw), strict=True):
-            yield (
-                group.likelihood,
-                part,
-                {
-                    name.removeprefix(group.prefix): value
-                    for name, value in parameters.items()
-                    if name.startswith(group.prefix)
-                },
-            )
-
-    def log_prob(self, x, raw, **parameters):
-        terms = [
-            likelihood.log_prob(part, outputs, **own)
-            for part, (likelihood, outputs, own) in zip(
-                self._split(x, -1), self._by_group(raw, parameters), strict=True
-            )
+    def families_by_column(self, n_columns: int) -> Any:
+        return [
+            (one, support, [columns[i] for i in some_of_them])
+            for family, columns in self.groups
+            for one, support, some_of_them in family.families_by_column(len(columns))
         ]
-        return torch.stack(terms).sum(0)
 
-    def mean(self, raw, **parameters):
-        return self._join(
-            [
-                likelihood.mean(outputs, **own)
-                for likelihood, outputs, own in self._by_group(raw, parameters)
-            ]
-        )
+    def supports(self, n_columns: int) -> list[SupportOfColumns]:
+        return [(s, columns) for _, s, columns in self.families_by_column(n_columns)]
 
-    def draw(self, raw, generator, **parameters):
-        return self._join(
-            [
-                likelihood.draw(outputs, generator, **own)
-                for likelihood, outputs, own in self._by_group(raw, parameters)
-            ]
-        )
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return MixedModule(self.groups, columns, summary, units)
 
 
-def _runs(groups: Sequence[_Group]) -> tuple[list[int], list[int]]:
-    """Neighbouring columns of the same group: its number, and how many they are.
+class MixedModule(LikelihoodModule):
+    """The module that :class:`Mixed` builds.
 
-    Slices in place of indices: an index would have to be sent to the device each step.
+    Inputs and raw outputs of a column stand side by side, column after column.
     """
-    owner = {column: i for i, group in enumerate(groups) for column in group.columns}
-    owners: list[int] = []
-    lengths: list[int] = []
-    for column in sorted(owner):
-        if owners and owners[-1] == owner[column]:
-            lengths[-1] += 1
-        else:
-            owners.append(owner[column])
-            lengths.append(1)
-    return owners, lengths
+
+    def __init__(
+        self, groups: Any, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> None:
+        modules = [
+            family.build(
+                [columns[i] for i in positions],
+                summary.take(positions),
+                Units(units.location[positions], units.scale[positions]),
+            )
+            for family, positions in groups
+        ]
+        positions = [positions for _, positions in groups]
+        of_columns = _Interleaving(positions, [1] * len(columns))
+        widths = _in_order(positions, [module.input_widths for module in modules])
+        inputs = _Interleaving(positions, widths)
+        widths = _in_order(positions, [module.raw_widths for module in modules])
+        raws = _Interleaving(positions, widths)
+        super().__init__(len(columns), inputs.width, raws.width)
+        self.of_columns, self.of_inputs, self.of_raw = of_columns, inputs, raws
+        self.groups = nn.ModuleList(modules)
+        self.start = raws.join([module.start for module in modules])
+        self.inputs = (
+            inputs.join([module.inputs[0] for module in modules]),
+            inputs.join([module.inputs[1] for module in modules]),
+        )
+
+    @property
+    def input_widths(self) -> list[int]:
+        return self.of_inputs.widths
+
+    @property
+    def raw_widths(self) -> list[int]:
+        return self.of_raw.widths
+
+    def _parts(
+        self, *tensors: tuple[Tensor | None, "_Interleaving"]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Each group's module, and its share of tensors."""
+        split = [
+            [None] * len(self.groups) if tensor is None else how.split(tensor)
+            for tensor, how in tensors
+        ]
+        yield from zip(self.groups, *split, strict=True)
+
+    def see(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        parts = self._parts((x, self.of_columns), (seen, self.of_columns))
+        return self.of_inputs.join([g.see(part, mask) for g, part, mask in parts])
+
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        parts = self._parts((x, self.of_columns), (raw, self.of_raw))
+        return self.of_columns.join([g.log_prob_by_column(p, r) for g, p, r in parts])
+
+    def log_prob(
+        self, x: Tensor, raw: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        columns = self.of_columns
+        parts = self._parts((x, columns), (raw, self.of_raw), (observed, columns))
+        return torch.stack([g.log_prob(p, r, mask) for g, p, r, mask in parts]).sum(0)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return self.of_columns.join(
+            [g.mean(r) for g, r in self._parts((raw, self.of_raw))]
+        )
+
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        parts = self._parts((raw, self.of_raw))
+        return self.of_columns.join([g.draw(r, generator) for g, r in parts])
+
+
+class _Interleaving:
+    """How the columns of several groups stand side by side along the last axis.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of int
+        Positions of the columns of each group.
+    widths : sequence of int
+        Numbers that each column takes.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], widths: Sequence[int]) -> None:
+        owner = {column: i for i, group in enumerate(groups) for column in group}
+        self.n_groups = len(groups)
+        self.widths = list(widths)
+        self.width = sum(widths)
+        # Neighbouring columns of one group are one slice: no index is sent to the
+        # device at each step.
+        self.owners: list[int] = []
+        self.lengths: list[int] = []
+        for column in sorted(owner):
+            if self.owners and self.owners[-1] == owner[column]:
+                self.lengths[-1] += widths[column]
+            else:
+                self.owners.append(owner[column])
+                self.lengths.append(widths[column])
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """The share of each group."""
+        parts: list[list[Tensor]] = [[] for _ in range(self.n_groups)]
+        for owner, part in zip(
+            self.owners, values.split(self.lengths, -1), strict=True
+        ):
+            parts[owner].append(part)
+        return [p[0] if len(p) == 1 else torch.cat(p, -1) for p in parts]
+
+    def join(self, values: Sequence[Tensor]) -> Tensor:
+        """The inverse of :meth:`split`."""
+        used = [0] * len(values)
+        parts = []
+        for owner, length in zip(self.owners, self.lengths, strict=True):
+            parts.append(values[owner].narrow(-1, used[owner], length))
+            used[owner] += length
+        return torch.cat(parts, -1)
+
+
+def _in_order(
+    groups: Sequence[Sequence[int]], of_groups: Sequence[Sequence[int]]
+) -> list[int]:
+    """Numbers of the columns of each group, in the order of all columns."""
+    numbers = [0] * sum(map(len, groups))
+    for positions, of_group in zip(groups, of_groups, strict=True):
+        for position, number in zip(positions, of_group, strict=True):
+            numbers[position] = number
+    return numbers
+
+
+def _check_numbers(families: Sequence[tuple[Any, Any]], n_columns: int) -> None:
+    """Refuse more columns than there are, before they are counted out one by one."""
+    total = sum(int(c) for _, c in families if isinstance(c, Integral))
+    if total > n_columns:
+        raise ValueError(
+            f"X has {n_columns} features, and each must belong to one group of "
+            f"families, but these have {total} columns."
+        )
+
+
+def _check_partition(
+    groups: Sequence[tuple[Likelihood, list[int]]], n_columns: int
+) -> None:
+    given = sorted(column for _, columns in groups for column in columns)
+    if given == list(range(n_columns)):
+        return
+    missing = sorted(set(range(n_columns)) - set(given))
+    unknown = sorted(set(given) - set(range(n_columns)))
+    twice = sorted(c for c, times in Counter(given).items() if times > 1)
+    raise ValueError(
+        f"X has {n_columns} features, and each must belong to one group of families; "
+        f"without a group: {missing}, in several: {twice}, not columns of X: {unknown}."
+    )
+
+
+def _check_binary(column: Column, family: Likelihood) -> None:
+    if column.n_values is not None and column.n_values > 2:
+        raise ValueError(
+            f"column {column.name!r} has {column.n_values} values, but its family "
+            f"{family!r} takes two; use 'categorical'."
+        )
+
+
+class Auto(Likelihood):
+    """The family that ``likelihood="auto"`` stands for.
+
+    Columns of several kinds are :class:`Mixed`; numbers that all lie in [0, 1] are
+    Bernoulli, others Gaussian. Counts are never guessed.
+    """
+
+    takes_categories = True
+
+    def resolve(self, columns: Sequence[Column], summary: Summary) -> Likelihood:
+        if any(column.kind != "number" for column in columns):
+            return Mixed().resolve(columns, summary)
+        low, high = summary.low.min(), summary.high.max()
+        inside = bool(UNIT_INTERVAL.contains(np.array([low, high])).all())
+        # Below 0 by rounding, of columns that reach up to 1; not of tiny numbers.
+        inside &= low >= 0 or high > 0.5
+        return (Bernoulli() if inside else Gaussian()).resolve(columns, summary)

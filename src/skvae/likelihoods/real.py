@@ -1,15 +1,19 @@
 """Likelihoods of real numbers."""
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._compat import Interval, StrOptions
+from ..forms.base import Column, Summary
 from ..spec import LOG_2_PI
-from .base import Likelihood
+from ..units import Units
+from .base import Likelihood, LikelihoodModule, interleaved, located
 from .special import MAX_LOG, draw_log_gamma, full_precision, stirling_error
 
 # Of a scale that the network gives: neither exp(2 * 30) nor a residual of 1e4 over the
@@ -21,11 +25,7 @@ MAX_DRAW = 1e30
 
 
 class _LocationScale(Likelihood):
-    """Shared by the families of a location and a scale.
-
-    The location is the first raw output; the log of the scale is learned beside the
-    network, fixed, or the second raw output.
-    """
+    """Shared by the families of a location and a scale."""
 
     _parameter_constraints: dict[str, list[Any]] = {
         "scale": [
@@ -39,38 +39,54 @@ class _LocationScale(Likelihood):
     scale: Any
     min_scale: float
 
-    @property
-    def n_outputs(self):
-        return 2 if self.scale == "row" else 1
 
-    def parameters(self, n_features):
-        sizes = {"shared": 1, "feature": n_features}
-        if self.scale in sizes:
-            return {"log_scale": torch.zeros(sizes[self.scale], dtype=torch.float32)}
-        return {}
+class _LocationScaleModule(LikelihoodModule):
+    """The location is the first raw output of a column.
 
-    def constants(self, unit):
-        if isinstance(self.scale, str):
-            return {}
-        return {"log_scale": torch.log(self.scale / unit)}
+    The log of the scale is learned beside the network, fixed, or the second raw output.
+    """
 
-    def output_bias(self, mean):
-        bias = mean.new_zeros(len(mean), self.n_outputs)
-        bias[:, 0] = mean
-        return bias
+    log_scale: Tensor
 
-    def mean(self, raw, **parameters):
-        # squeeze() where it will do: its gradient is a view, that of indexing a copy.
-        return raw.squeeze(-1) if self.n_outputs == 1 else raw[..., 0]
+    def __init__(
+        self,
+        spec: _LocationScale,
+        columns: Sequence[Column],
+        summary: Summary,
+        units: Units,
+    ) -> None:
+        n = len(columns)
+        self.by_row = spec.scale == "row"
+        super().__init__(n, n_raw=2 * n if self.by_row else n)
+        self.is_fixed = not isinstance(spec.scale, str)
+        self.log_min_scale = math.log(spec.min_scale)
+        if self.is_fixed:
+            # In float64: a scale of 1e-200 is no float32, its logarithm is.
+            log_scale = math.log(spec.scale) - np.log(units.scale)
+            fixed = torch.tensor(log_scale, dtype=torch.float32)
+            self.register_buffer("log_scale", fixed)
+        elif not self.by_row:
+            size = n if spec.scale == "feature" else 1
+            self.log_scale = nn.Parameter(torch.zeros(size, dtype=torch.float32))
+        location, spread = located(summary, units)
+        start = interleaved(location, 0.0) if self.by_row else location
+        self.starts_at(start, location, spread)
 
-    def _log_variance(self, raw: Tensor, log_scale: Tensor | None = None) -> Tensor:
+    def mean(self, raw: Tensor) -> Tensor:
+        return raw.unflatten(-1, (-1, 2))[..., 0] if self.by_row else raw
+
+    def log_variance(self, raw: Tensor) -> Tensor:
         """(..., D) where each row has its own, else (D,) or (1,)."""
-        if log_scale is None:
-            log_scale = full_precision(raw[..., 1]).clamp(max=MAX_LOG_SCALE)
-        elif not isinstance(self.scale, str):
-            return 2 * log_scale
-        floor = torch.full_like(log_scale, 2 * math.log(self.min_scale))
+        if self.is_fixed:
+            return 2 * self.log_scale
+        log_scale = self.log_scale if not self.by_row else self._second(raw)
+        floor = torch.full_like(log_scale, 2 * self.log_min_scale)
         return torch.logaddexp(2 * log_scale, floor)
+
+    @staticmethod
+    def _second(raw: Tensor) -> Tensor:
+        log_scale = full_precision(raw.unflatten(-1, (-1, 2))[..., 1])
+        return log_scale.clamp(max=MAX_LOG_SCALE)
 
 
 class Gaussian(_LocationScale):
@@ -97,20 +113,36 @@ class Gaussian(_LocationScale):
 
     Examples
     --------
-    >>> import torch
-    >>> from skvae import Gaussian
-    >>> gaussian = Gaussian(scale=1.0)
-    >>> fixed = gaussian.constants(unit=torch.ones(2))
-    >>> gaussian.log_prob(torch.zeros(1, 2), torch.zeros(1, 2, 1), **fixed)
-    tensor([-1.8379])
+    >>> from skvae import Gaussian, VAEEstimator
+    >>> VAEEstimator(likelihood=Gaussian(scale="feature"))
+    VAEEstimator(likelihood=Gaussian(scale='feature'))
     """
 
-    def __init__(self, scale="shared", min_scale=1e-3):
+    def __init__(self, scale: Any = "shared", min_scale: Any = 1e-3) -> None:
         self.scale = scale
         self.min_scale = min_scale
 
-    def log_prob(self, x, raw, **parameters):
-        log_variance = self._log_variance(raw, **parameters)
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return GaussianModule(self, columns, summary, units)
+
+
+class GaussianModule(_LocationScaleModule):
+    """The module that :class:`Gaussian` builds."""
+
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        log_variance = self.log_variance(raw)
+        square = (x - self.mean(raw)).square()
+        return -0.5 * (square * torch.exp(-log_variance) + log_variance + LOG_2_PI)
+
+    def log_prob(
+        self, x: Tensor, raw: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        if observed is not None:
+            return super().log_prob(x, raw, observed)
+        # The log-variances, which are often few, are summed by themselves.
+        log_variance = self.log_variance(raw)
         square = (x - self.mean(raw)).square()
         shape = (*log_variance.shape[:-1], x.shape[-1])
         return -0.5 * (
@@ -118,12 +150,12 @@ class Gaussian(_LocationScale):
             + (log_variance + LOG_2_PI).expand(shape).sum(-1)
         )
 
-    def draw(self, raw, generator, **parameters):
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         mean = self.mean(raw)
         noise = torch.randn(
             mean.shape, generator=generator, dtype=mean.dtype, device=mean.device
         )
-        return mean + torch.exp(0.5 * self._log_variance(raw, **parameters)) * noise
+        return mean + torch.exp(0.5 * self.log_variance(raw)) * noise
 
 
 class StudentT(_LocationScale):
@@ -134,8 +166,7 @@ class StudentT(_LocationScale):
         - \frac{\nu + 1}2 \log\left(1 +
         \frac{(x_d - \mu_d(z))^2}{\nu \sigma_d^2}\right)
 
-    For :math:`\nu \le 1` there is no mean; :meth:`mean` gives the location
-    :math:`\mu` in any case.
+    For :math:`\nu \le 1` there is no mean; the location :math:`\mu` stands for it.
 
     Parameters
     ----------
@@ -154,14 +185,9 @@ class StudentT(_LocationScale):
 
     Examples
     --------
-    One degree of freedom is the Cauchy density, at its top 1 / pi:
-
-    >>> import torch
-    >>> from skvae import StudentT
-    >>> cauchy = StudentT(degrees_of_freedom=1.0, scale=1.0)
-    >>> fixed = cauchy.constants(unit=torch.ones(1))
-    >>> cauchy.log_prob(torch.zeros(1, 1), torch.zeros(1, 1, 1), **fixed).exp()
-    tensor([0.3183])
+    >>> from skvae import StudentT, VAEEstimator
+    >>> VAEEstimator(likelihood=StudentT(degrees_of_freedom=2.0))
+    VAEEstimator(likelihood=StudentT(degrees_of_freedom=2.0))
     """
 
     _parameter_constraints = {
@@ -172,33 +198,45 @@ class StudentT(_LocationScale):
         ],
     }
 
-    def __init__(self, degrees_of_freedom=4.0, scale="shared", min_scale=1e-3):
+    def __init__(
+        self,
+        degrees_of_freedom: Any = 4.0,
+        scale: Any = "shared",
+        min_scale: Any = 1e-3,
+    ) -> None:
         self.degrees_of_freedom = degrees_of_freedom
         self.scale = scale
         self.min_scale = min_scale
 
-    def parameters(self, n_features):
-        learned = super().parameters(n_features)
-        if self.degrees_of_freedom == "learned":
-            initial = torch.full((n_features,), math.log(4.0), dtype=torch.float32)
-            learned["log_degrees_of_freedom"] = initial
-        return learned
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return StudentTModule(self, columns, summary, units)
 
-    def constants(self, unit):
-        fixed = super().constants(unit)
-        if self.degrees_of_freedom != "learned":
-            value = math.log(self.degrees_of_freedom)
-            fixed["log_degrees_of_freedom"] = unit.new_full((1,), value)
-        return fixed
 
-    @staticmethod
-    def _half(log_degrees_of_freedom: Tensor) -> Tensor:
+class StudentTModule(_LocationScaleModule):
+    """The module that :class:`StudentT` builds."""
+
+    log_degrees_of_freedom: Tensor
+
+    def __init__(
+        self, spec: StudentT, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> None:
+        super().__init__(spec, columns, summary, units)
+        if spec.degrees_of_freedom == "learned":
+            initial = torch.full((len(columns),), math.log(4.0), dtype=torch.float32)
+            self.log_degrees_of_freedom = nn.Parameter(initial)
+        else:
+            value = torch.tensor([math.log(spec.degrees_of_freedom)])
+            self.register_buffer("log_degrees_of_freedom", value.float())
+
+    @property
+    def half_degrees(self) -> Tensor:
         """Half of the degrees of freedom, within bounds."""
-        return 0.5 * torch.exp(log_degrees_of_freedom.clamp(-MAX_LOG, MAX_LOG))
+        return 0.5 * torch.exp(self.log_degrees_of_freedom.clamp(-MAX_LOG, MAX_LOG))
 
-    def log_prob(self, x, raw, **parameters):
-        half = self._half(parameters.pop("log_degrees_of_freedom"))
-        log_variance = self._log_variance(raw, **parameters)
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        half, log_variance = self.half_degrees, self.log_variance(raw)
         # log(Gamma(half + 1/2) / (Gamma(half) sqrt(half))) is all that Gamma adds.
         log_gammas = (
             half * torch.log1p(0.5 / half)
@@ -211,16 +249,15 @@ class StudentT(_LocationScale):
             log_gammas
             - 0.5 * (log_variance + LOG_2_PI)
             - (half + 0.5) * torch.log1p(square / (2 * half))
-        ).sum(-1)
+        )
 
-    def draw(self, raw, generator, **parameters):
-        mean = self.mean(raw).double()
-        half = self._half(parameters.pop("log_degrees_of_freedom")).double()
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        mean, half = self.mean(raw).double(), self.half_degrees.double()
         noise = torch.randn(
             mean.shape, generator=generator, dtype=mean.dtype, device=mean.device
         )
         # A Gaussian whose precision is Gamma(half) / half.
         log_precision = draw_log_gamma(half.expand(mean.shape), generator) - half.log()
-        log_variance = self._log_variance(raw, **parameters) - log_precision
+        log_variance = self.log_variance(raw) - log_precision
         x = mean + torch.exp(0.5 * log_variance).clamp(max=MAX_DRAW) * noise
         return x.clamp(-MAX_DRAW, MAX_DRAW).to(raw.dtype)

@@ -1,6 +1,4 @@
-"""The likelihoods by their short names, and which of them ``"auto"`` is."""
-
-import numpy as np
+"""The likelihoods by their short names."""
 
 from .base import Likelihood
 from .categories import Categorical
@@ -20,12 +18,3 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "poisson": Poisson,
     "student_t": StudentT,
 }
-
-
-def guess(X: np.ndarray) -> Likelihood:
-    """The likelihood that ``"auto"`` stands for.
-
-    Bernoulli where every value lies in [0, 1], Gaussian otherwise. Counts and
-    categories are never guessed.
-    """
-    return Bernoulli() if X.min() >= 0 and X.max() <= 1 else Gaussian()

@@ -1,16 +1,19 @@
 """Likelihoods of values between 0 and 1: grey values, shares, probabilities."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._compat import StrOptions
+from ..forms.base import Column, Summary
 from ..spec import LOG_2_PI
-from .base import Likelihood
+from ..support import UNIT_INTERVAL, Support
+from ..units import Units
+from .base import Likelihood, LikelihoodModule, interleaved, located
 from .special import (
     MAX_LOG,
     draw_log_gamma,
@@ -22,19 +25,15 @@ from .special import (
 # Half the distance of 1 to the float32 below: between this and its complement, both x
 # and 1 - x are numbers.
 MARGIN = 2.0**-24
+# A density with a single top, unless the data say otherwise.
+START_LOG_PRECISION = 2.0
 
 
 class _UnitInterval(Likelihood):
     """Shared by the families over [0, 1]."""
 
     tolerates_rounding = True
-    support = "[0, 1]"
-
-    def in_support(self, X):
-        return (X >= 0) & (X <= 1)
-
-    def nearest_in_support(self, X):
-        return np.clip(X, 0, 1)
+    support = UNIT_INTERVAL
 
 
 class Bernoulli(_UnitInterval):
@@ -52,40 +51,51 @@ class Bernoulli(_UnitInterval):
 
     Examples
     --------
-    >>> import torch
-    >>> from skvae import Bernoulli
-    >>> Bernoulli().log_prob(torch.ones(1, 2), torch.zeros(1, 2, 1))
-    tensor([-1.3863])
+    >>> from skvae import Bernoulli, VAEEstimator
+    >>> VAEEstimator(likelihood=Bernoulli())
+    VAEEstimator(likelihood=Bernoulli())
     """
 
-    def output_bias(self, mean):
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return BernoulliModule(columns, summary, units)
+
+
+class BernoulliModule(LikelihoodModule):
+    """The module that :class:`Bernoulli` builds."""
+
+    def __init__(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> None:
+        super().__init__(len(columns))
+        location, spread = located(summary, units)
         # A pixel that is always black starts at a probability of 0.001, not at 0.
-        return torch.logit(mean.clamp(1e-3, 1 - 1e-3)).unsqueeze(-1)
+        start = torch.logit(location.clamp(1e-3, 1 - 1e-3))
+        self.starts_at(start, location, spread)
 
-    def log_prob(self, x, raw, **parameters):
-        logits = raw.squeeze(-1)
-        return (x * logits - F.softplus(logits)).sum(-1)
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        return x * raw - F.softplus(raw)
 
-    def reconstruction_and_gradient(self, x, raw, row_weights, **parameters):
+    def closed_form(self, x: Tensor, raw: Tensor, weights: Tensor | None) -> Any:
         # The hot spot of the default model, in few and cheap passes: d/dl = p - x with
         # p = sigmoid(l), and softplus(l) = relu(l) - log(max(p, 1 - p)), of which one
         # logarithm of a product does for many features.
-        logits = raw.squeeze(-1)
-        exact = logits.float()
-        p = exact.sigmoid() if exact is logits else exact.sigmoid_()
-        linear = logits.relu().addcmul_(x, logits, value=-1)
+        exact = raw.float()
+        p = exact.sigmoid() if exact is raw else exact.sigmoid_()
+        linear = raw.relu().addcmul_(x, raw, value=-1)
         likelier = p.sub(0.5).abs_().add_(0.5)
         products = likelier.unflatten(-1, (-1, _in_one_product(x.shape[-1]))).prod(-1)
         terms = linear.sum(-1, dtype=torch.float32) - products.log_().sum(-1)
-        slope = p.sub_(x).to(logits.dtype)
-        if row_weights is not None:
-            slope.mul_(row_weights.unsqueeze(-1).to(slope.dtype))
-        return terms, slope.unsqueeze(-1), {}
+        slope = p.sub_(x).to(raw.dtype)
+        if weights is not None:
+            slope.mul_(weights.unsqueeze(-1).to(slope.dtype))
+        return terms, slope
 
-    def mean(self, raw, **parameters):
-        return torch.sigmoid(raw.squeeze(-1))
+    def mean(self, raw: Tensor) -> Tensor:
+        return torch.sigmoid(raw)
 
-    def draw(self, raw, generator, **parameters):
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(self.mean(raw), generator=generator)
 
 
@@ -107,18 +117,29 @@ class ContinuousBernoulli(_UnitInterval):
 
     Examples
     --------
-    At logit 0 it is the uniform density:
-
-    >>> import torch
-    >>> from skvae import ContinuousBernoulli
-    >>> x = torch.tensor([[0.1, 0.5, 0.9]])
-    >>> ContinuousBernoulli().log_prob(x, torch.zeros(1, 3, 1))
-    tensor([0.])
+    >>> from skvae import ContinuousBernoulli, VAEEstimator
+    >>> VAEEstimator(likelihood=ContinuousBernoulli())
+    VAEEstimator(likelihood=ContinuousBernoulli())
     """
 
-    def log_prob(self, x, raw, **parameters):
-        logits = raw.squeeze(-1)
-        return (x * logits - self._log_normaliser(logits)).sum(-1)
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return ContinuousBernoulliModule(columns, summary, units)
+
+
+class ContinuousBernoulliModule(LikelihoodModule):
+    """The module that :class:`ContinuousBernoulli` builds."""
+
+    def __init__(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> None:
+        super().__init__(len(columns))
+        location, spread = located(summary, units)
+        self.starts_at(torch.zeros_like(location), location, spread)
+
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        return x * raw - self._log_normaliser(raw)
 
     @staticmethod
     def _log_normaliser(logits: Tensor) -> Tensor:
@@ -132,15 +153,15 @@ class ContinuousBernoulli(_UnitInterval):
         series = square / 24 - square.square() / 2880
         return logits / 2 + torch.where(small, series, exact)
 
-    def mean(self, raw, **parameters):
-        logits = raw.squeeze(-1)
+    def mean(self, raw: Tensor) -> Tensor:
+        logits = raw
         small = logits.abs() < 0.1
         safe = torch.where(small, torch.ones_like(logits), logits)
         exact = -1 / torch.expm1(-safe) - 1 / safe
         return torch.where(small, 0.5 + logits / 12 - logits**3 / 720, exact)
 
-    def draw(self, raw, generator, **parameters):
-        logits = raw.squeeze(-1).double()
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        logits = raw.double()
         uniform = torch.rand(
             logits.shape, generator=generator, dtype=logits.dtype, device=logits.device
         )
@@ -173,63 +194,61 @@ class Beta(Likelihood):
 
     Examples
     --------
-    Precision 2 and mean 1/2 is the uniform density:
-
-    >>> import torch
-    >>> from skvae import Beta
-    >>> x, raw = torch.tensor([[0.1, 0.5, 0.9]]), torch.zeros(1, 3, 1)
-    >>> log_precision = torch.log(torch.tensor([2.0]))
-    >>> density = Beta("shared").log_prob(x, raw, log_precision=log_precision).exp()
-    >>> print(f"{density.item():.4f}")
-    1.0000
+    >>> from skvae import Beta, VAEEstimator
+    >>> VAEEstimator(likelihood=Beta("feature"))
+    VAEEstimator(likelihood=Beta(precision='feature'))
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
         "precision": [StrOptions({"row", "feature", "shared"})]
     }
 
-    support = "(0, 1)"
+    support = Support(0.0, 1.0, margin=MARGIN, text="(0, 1)")
 
-    # A density with a single top, unless the data say otherwise.
-    _initial_log_precision = 2.0
-
-    def __init__(self, precision="row"):
+    def __init__(self, precision: Any = "row") -> None:
         self.precision = precision
 
-    @property
-    def n_outputs(self):
-        return 2 if self.precision == "row" else 1
+    def build(
+        self, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> LikelihoodModule:
+        return BetaModule(self.precision, columns, summary, units)
 
-    def in_support(self, X):
-        return (X > 0) & (X < 1)
 
-    def nearest_in_support(self, X):
-        return np.where(X <= 0, MARGIN, np.where(X >= 1, 1 - MARGIN, X)).astype(X.dtype)
+class BetaModule(LikelihoodModule):
+    """The module that :class:`Beta` builds."""
 
-    def parameters(self, n_features):
-        if self.precision == "row":
-            return {}
-        size = n_features if self.precision == "feature" else 1
-        return {"log_precision": torch.full((size,), self._initial_log_precision)}
+    log_precision: Tensor
 
-    def output_bias(self, mean):
-        bias = mean.new_full((len(mean), self.n_outputs), self._initial_log_precision)
-        bias[:, 0] = torch.logit(mean.clamp(1e-3, 1 - 1e-3))
-        return bias
+    def __init__(
+        self, precision: str, columns: Sequence[Column], summary: Summary, units: Units
+    ) -> None:
+        n = len(columns)
+        self.by_row = precision == "row"
+        super().__init__(n, n_raw=2 * n if self.by_row else n)
+        location, spread = located(summary, units)
+        start = torch.logit(location.clamp(1e-3, 1 - 1e-3))
+        if self.by_row:
+            start = interleaved(start, START_LOG_PRECISION)
+        else:
+            size = n if precision == "feature" else 1
+            initial = torch.full((size,), START_LOG_PRECISION)
+            self.log_precision = nn.Parameter(initial)
+        self.starts_at(start, location, spread)
 
-    @staticmethod
-    def _shape(
-        raw: Tensor, log_precision: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def shape(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mean, 1 - mean, and the precision, within bounds."""
-        logits = full_precision(raw[..., 0]).clamp(-MAX_LOG, MAX_LOG)
-        if log_precision is None:
-            log_precision = full_precision(raw[..., 1])
+        if self.by_row:
+            logits, log_precision = (
+                full_precision(raw).unflatten(-1, (-1, 2)).unbind(-1)
+            )
+        else:
+            logits, log_precision = full_precision(raw), self.log_precision
+        logits = logits.clamp(-MAX_LOG, MAX_LOG)
         precision = torch.exp(log_precision.clamp(-MAX_LOG, MAX_LOG))
         return torch.sigmoid(logits), torch.sigmoid(-logits), precision
 
-    def log_prob(self, x, raw, **parameters):
-        mean, rest, precision = self._shape(raw, **parameters)
+    def log_prob_by_column(self, x: Tensor, raw: Tensor) -> Tensor:
+        mean, rest, precision = self.shape(raw)
         x = x.to(mean.dtype)
         # A float64 just below 1 has become 1.
         x = x.clamp(torch.finfo(x.dtype).tiny, 1 - MARGIN)
@@ -247,13 +266,13 @@ class Beta(Likelihood):
             + stirling_error(precision)
             - stirling_error(alpha)
             - stirling_error(beta)
-        ).sum(-1)
+        )
 
-    def mean(self, raw, **parameters):
-        return self._shape(raw, **parameters)[0]
+    def mean(self, raw: Tensor) -> Tensor:
+        return self.shape(raw)[0]
 
-    def draw(self, raw, generator, **parameters):
-        mean, rest, precision = self._shape(raw, **parameters)
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        mean, rest, precision = self.shape(raw)
         log_odds = draw_log_gamma(mean * precision, generator) - draw_log_gamma(
             rest * precision, generator
         )

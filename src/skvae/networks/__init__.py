@@ -1,22 +1,21 @@
 """Networks: how x becomes q(z|x), and how z becomes the parameters of p(x|z).
 
-A network is a spec with one method, ``build``, which returns a module with
-
-- ``n_noise``, the standard normal numbers that a draw of z takes;
-- ``infer(x, noise)``, from rows (N, D) and noise (S, N, ``n_noise``) to a
-  :class:`Posterior` of S draws;
-- ``decode(z)``, from latent points and conditions (..., L + ``n_conditions``) to raw
-  parameters of the likelihood (..., D, ``n_outputs``).
+A network is a specification whose ``build`` returns a :class:`NetworkModule`.
 """
 
 from .base import (
     ACTIVATIONS,
     MAX_LOG_VARIANCE,
+    Chains,
     GaussianPosterior,
     Network,
+    NetworkInputs,
+    NetworkModule,
     Posterior,
+    beside,
     dense,
     log_normal,
+    refuse_random_layers,
 )
 from .conv import ConvModule, ConvNet
 from .flow import FlowMLP, FlowModule, FlowPosterior
@@ -28,6 +27,7 @@ __all__ = [
     "MAX_LOG_VARIANCE",
     "MLP",
     "NETWORKS",
+    "Chains",
     "ConvModule",
     "ConvNet",
     "EncoderDecoder",
@@ -40,9 +40,13 @@ __all__ = [
     "LadderPosterior",
     "MLPModule",
     "Network",
+    "NetworkInputs",
+    "NetworkModule",
     "Posterior",
+    "beside",
     "dense",
     "log_normal",
+    "refuse_random_layers",
 ]
 
 NETWORKS: dict[str, type[Network]] = {

@@ -87,17 +87,17 @@ class GaussianPosterior(Posterior):
         z = mean + torch.exp(0.5 * log_variance) * noise
         return cls(z, mean, log_variance, noise)
 
-    def log_prob(self, *, path_derivative=False):
+    def log_prob(self, *, path_derivative: bool = False) -> Tensor:
         if path_derivative:
             return log_normal(
                 self.z, self.mean.detach(), self.log_variance.detach()
             ).sum(-1)
         return -0.5 * (self.noise.square() + self.log_variance + LOG_2_PI).sum(-1)
 
-    def kl(self, prior_kl):
+    def kl(self, prior_kl: PriorKL) -> Tensor | None:
         return prior_kl(self.mean, self.log_variance)
 
-    def gaussian(self):
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
         return self.mean, self.log_variance
 
 
@@ -105,6 +105,41 @@ def log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log N(z; mean, exp(log_variance)) of each number, in nats."""
     square = (z - mean).square() * torch.exp(-log_variance)
     return -0.5 * (square + log_variance + LOG_2_PI)
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """What a network is built from.
+
+    Attributes
+    ----------
+    n_inputs : int
+        Numbers that the encoder sees of a row.
+    latent_dim : tuple of int
+        Widths of the levels of z, from the one nearest to x to the top; of length 1 but
+        for hierarchical networks.
+    hidden_dim : tuple of int
+        Widths of the hidden layers of the encoder; the decoder mirrors them.
+    n_raw : int
+        Outputs of the decoder: the raw parameters of the likelihood.
+    output_bias : Tensor of shape (n_raw,)
+        Where the decoder's output starts.
+    n_conditions : int
+        Columns of the condition that the decoder sees beside z.
+    image_shape : tuple of int or None
+        (channels, height, width) where X holds images.
+    generator : torch.Generator
+        The only source of randomness.
+    """
+
+    n_inputs: int
+    latent_dim: tuple[int, ...]
+    hidden_dim: tuple[int, ...]
+    n_raw: int
+    output_bias: Tensor
+    n_conditions: int
+    image_shape: tuple[int, ...] | None
+    generator: torch.Generator
 
 
 class Network(Spec):
@@ -117,46 +152,126 @@ class Network(Spec):
         given x alone; or something without a closed form.
     needs_float32 : bool
         Whether bfloat16 would spoil it in training.
+    image_shape : tuple of int or None
+        (channels, height, width) or (height, width) that the network takes rows as,
+        where it is told.
     """
 
     posterior = "gaussian"
     needs_float32 = False
+    image_shape: tuple[int, ...] | None = None
 
-    def build(
+    def build(self, inputs: NetworkInputs) -> "NetworkModule":
+        """Make the module with freshly initialised weights."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Encoder and decoder as linear layers with one activation between them.
+
+    Attributes
+    ----------
+    encoder, decoder : list of nn.Linear
+        From the inputs to means and log-variances side by side; from z and condition to
+        the raw output.
+    tanh : tuple of bool
+        Of encoder and decoder, whether the activation is tanh; else it is ReLU.
+    """
+
+    encoder: list[nn.Linear]
+    decoder: list[nn.Linear]
+    tanh: tuple[bool, bool]
+
+
+class NetworkModule(nn.Module):
+    """What a :class:`Network` builds: :meth:`infer` and :meth:`decode`.
+
+    Nothing in it may draw random numbers: noise is an argument.
+
+    Attributes
+    ----------
+    n_noise : int
+        Standard normal numbers that a draw of z takes.
+    n_inner_noise : int
+        Those that the levels below the top one take where z is drawn from the prior.
+    n_dropout_noise : int
+        Those that a row takes in training beside the draws of z.
+    n_widest : int
+        Numbers that the widest layer has for each row, where its weights do not tell.
+    """
+
+    n_noise: int
+    n_inner_noise: int = 0
+    n_dropout_noise: int = 0
+    n_widest: int = 0
+
+    def infer(
+        self, seen: Tensor, noise: Tensor, dropout_noise: Tensor | None = None
+    ) -> Posterior:
+        """q(z|x) of rows (N, n_inputs) and its draws under noise (S, N, n_noise)."""
+        raise NotImplementedError
+
+    def decode(
         self,
-        *,
-        n_features: int,
-        latent_dim: tuple[int, ...],
-        hidden_dim: Sequence[int],
-        n_outputs: int,
-        output_bias: Tensor,
-        n_conditions: int,
-        image_shape: tuple[int, ...] | None,
-        generator: torch.Generator,
-    ) -> nn.Module:
-        """Make the module with freshly initialised weights.
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Tensor:
+        """Raw parameters (..., n_raw) of p(x|z) at z (..., L).
 
-        Parameters
-        ----------
-        n_features : int
-            Width D of x.
-        latent_dim : tuple of int
-            Widths of the levels of z, from the one nearest to x to the top; of length
-            1 but for hierarchical networks.
-        hidden_dim : sequence of int
-            Widths of the hidden layers of the encoder; the decoder mirrors them.
-        n_outputs : int
-            Raw parameters per feature that the likelihood asks for.
-        output_bias : Tensor of shape (n_features, n_outputs)
-            Where the decoder's output starts.
-        n_conditions : int
-            Columns that follow z in what ``decode`` is given.
-        image_shape : tuple of int or None
-            (channels, height, width) where X came as images.
-        generator : torch.Generator
-            The only source of randomness.
+        ``condition`` (..., n_conditions) has the same leading axes.
         """
         raise NotImplementedError
+
+    def complete(self, z: Tensor, noise: Tensor) -> Tensor:
+        """All of z (N, L) from its top level and noise (N, n_inner_noise)."""
+        return z
+
+    def chains(self) -> Chains | None:
+        """The layers, where they are all that there is; None otherwise."""
+        return None
+
+
+def beside(z: Tensor, condition: Tensor | None) -> Tensor:
+    """z and the condition side by side, (..., L + n_conditions)."""
+    if condition is None:
+        return z
+    return torch.cat([z, condition.to(z.dtype)], dim=-1)
+
+
+# Layers whose output depends on random numbers, or on the other rows of a batch.
+_DROPOUT = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+_WITH_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def refuse_random_layers(name: str, module: nn.Module) -> None:
+    """Refuse Dropout, BatchNorm and their like, which could not act.
+
+    The loss is a function of weights, batch and noise alone. A layer that draws, or
+    that keeps statistics of the batch, would have to be switched off in it.
+    """
+    for layer in module.modules():
+        if (isinstance(layer, _DROPOUT) and layer.p > 0) or (
+            isinstance(layer, _WITH_DROPOUT) and layer.dropout > 0
+        ):
+            advice = "use MLP(dropout=...), whose noise is an argument, or leave it out"
+        elif isinstance(layer, _BATCH_NORM) or (
+            isinstance(layer, _INSTANCE_NORM) and layer.track_running_stats
+        ):
+            advice = "use LayerNorm or GroupNorm, which look at one row alone"
+        else:
+            continue
+        raise ValueError(
+            f"the {name} has the layer {layer!r}, which would never act: the loss must "
+            "depend on the weights, the row and its noise alone, so that scores are "
+            f"repeatable and models can train side by side; {advice}."
+        )
 
 
 def only_level(latent_dim: Sequence[int], network: Network) -> int:
@@ -180,24 +295,26 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer, initialised as PyTorch does but from this generator."""
-    # skip_init: PyTorch's own initialisation would draw from the global generator.
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)
+    # Without memory at first: PyTorch's own initialisation would draw from the global
+    # generator. (skip_init does the same, and imports a compiler for it.)
+    layer = nn.Linear(n_in, n_out, device="meta")
     return initialise(layer, n_in, generator)
 
 
 def initialise(layer: Any, fan_in: int, generator: torch.Generator) -> Any:
-    """Draw the weights of a linear or convolutional layer from this generator."""
+    """Give a layer without memory weights that are drawn from this generator."""
     bound = fan_in**-0.5
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.uniform_(-bound, bound, generator=generator)
+    for name, parameter in list(layer.named_parameters()):
+        values = torch.empty(parameter.shape, dtype=torch.float32)
+        values.uniform_(-bound, bound, generator=generator)
+        setattr(layer, name, nn.Parameter(values))
     return layer
 
 
 def set_bias(layer: Any, output_bias: Tensor) -> None:
-    """Start the decoder's output at this bias (D, n_outputs)."""
+    """Start the decoder's output at this bias (n_raw,)."""
     with torch.no_grad():
-        layer.bias.copy_(output_bias.flatten())
+        layer.bias.copy_(output_bias)
 
 
 def dense(

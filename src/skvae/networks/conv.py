@@ -5,6 +5,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,10 @@ from .base import (
     ACTIVATIONS,
     GaussianPosterior,
     Network,
+    NetworkInputs,
+    NetworkModule,
+    Posterior,
+    beside,
     dense,
     initialise,
     only_level,
@@ -59,76 +64,71 @@ class ConvNet(Network):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
-        "channels": [tuple, list],
+        "channels": [tuple, list, np.ndarray],
         "n_residual": [Interval(Integral, 0, None, closed="left")],
         "image_shape": [tuple, list, None],
         "activation": [StrOptions(set(ACTIVATIONS))],
     }
 
     def __init__(
-        self, channels=(32, 64), n_residual=1, image_shape=None, activation="silu"
-    ):
+        self,
+        channels: Any = (32, 64),
+        n_residual: Any = 1,
+        image_shape: Any = None,
+        activation: Any = "silu",
+    ) -> None:
         self.channels = channels
         self.n_residual = n_residual
         self.image_shape = image_shape
         self.activation = activation
 
-    def build(
-        self,
-        *,
-        n_features,
-        latent_dim,
-        hidden_dim,
-        n_outputs,
-        output_bias,
-        n_conditions,
-        image_shape,
-        generator,
-    ):
-        n_latent = only_level(latent_dim, self)
-        shape = self._resolve_shape(n_features, image_shape)
-        if not self.channels or any(
-            not isinstance(c, Integral) or c < 1 for c in self.channels
-        ):
+    def build(self, inputs: NetworkInputs) -> NetworkModule:
+        n_latent = only_level(inputs.latent_dim, self)
+        generator, hidden_dim = inputs.generator, inputs.hidden_dim
+        shape = self._resolve_shape(inputs.n_inputs, inputs.image_shape)
+        n_outputs = inputs.n_raw // inputs.n_inputs
+        if inputs.n_raw != n_outputs * inputs.n_inputs:
             raise ValueError(
-                f"channels={self.channels!r} must be a tuple of ints of at least 1, "
-                "such as (32, 64)."
+                f"{self!r} needs a likelihood that has as many raw outputs for each "
+                f"pixel as for any other, but there are {inputs.n_raw} of "
+                f"{inputs.n_inputs} inputs; use network='mlp'."
             )
-        if min(shape[1:]) < 2 ** len(self.channels):
+        channels = self._channels()
+        if min(shape[1:]) < 2 ** len(channels):
             raise ValueError(
                 f"images of {shape[1]} x {shape[2]} cannot be halved "
-                f"{len(self.channels)} times; give fewer than {len(self.channels)} "
+                f"{len(channels)} times; give fewer than {len(channels)} "
                 "channels."
             )
         activation = ACTIVATIONS[self.activation]
         sizes = [tuple(shape[1:])]
-        for _ in self.channels:
+        for _ in channels:
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
-        widths = [shape[0], *self.channels]
+        widths = [shape[0], *channels]
         down: list[nn.Module] = [nn.Unflatten(-1, shape)]
         for n_in, n_out in pairwise(widths):
             down.append(convolution(n_in, n_out, generator, stride=2))
             down += self._blocks(n_out, generator)
-        n_flat = self.channels[-1] * sizes[-1][0] * sizes[-1][1]
+        n_flat = channels[-1] * sizes[-1][0] * sizes[-1][1]
         encoder = nn.Sequential(
             *down,
             nn.Flatten(),
             *dense([n_flat, *hidden_dim, 2 * n_latent], activation, generator),
         )
 
-        mirrored = [n_latent + n_conditions, *hidden_dim[::-1], n_flat]
+        mirrored = [n_latent + inputs.n_conditions, *hidden_dim[::-1], n_flat]
         up: list[nn.Module] = [
             *dense(mirrored, activation, generator),
             activation(),
-            nn.Unflatten(-1, (self.channels[-1], *sizes[-1])),
+            nn.Unflatten(-1, (channels[-1], *sizes[-1])),
         ]
         for n_in, n_out, size in zip(
-            self.channels[:0:-1], self.channels[-2::-1], sizes[-2:0:-1], strict=True
+            channels[:0:-1], channels[-2::-1], sizes[-2:0:-1], strict=True
         ):
             up += self._blocks(n_in, generator)
             up += [Doubling(n_in, n_out, size, generator), activation()]
-        up += self._blocks(self.channels[0], generator)
-        last = Doubling(self.channels[0], shape[0] * n_outputs, sizes[0], generator)
+        up += self._blocks(channels[0], generator)
+        last = Doubling(channels[0], shape[0] * n_outputs, sizes[0], generator)
         module = ConvModule(
             encoder,
             nn.Sequential(*up, last),
@@ -139,24 +139,37 @@ class ConvNet(Network):
                 math.prod(size) * max(n_in, 4 * n_out)
                 for size, n_in, n_out in zip(
                     sizes[1:],
-                    self.channels,
-                    [shape[0] * n_outputs, *self.channels[:-1]],
+                    channels,
+                    [shape[0] * n_outputs, *channels[:-1]],
                     strict=True,
                 )
             ),
         )
         # Features are (channel, row, column), outputs (channel * output, row, column).
-        bias = output_bias.unflatten(0, shape).movedim(-1, 1).flatten(0, 1)
+        bias = inputs.output_bias.unflatten(0, (*shape, n_outputs))
+        bias = bias.movedim(-1, 1).flatten(0, 1)
         module.output_bias = nn.Parameter(bias.clone().contiguous())
         return module
 
-    def _blocks(self, width, generator):
+    def _channels(self) -> list[int]:
+        channels = list(self.channels)
+        if not channels or any(
+            not isinstance(c, Integral) or isinstance(c, bool) or c < 1
+            for c in channels
+        ):
+            raise ValueError(
+                f"channels={self.channels!r} must be a tuple of ints of at least 1, "
+                "such as (32, 64)."
+            )
+        return [int(c) for c in channels]
+
+    def _blocks(self, width: Any, generator: torch.Generator) -> Any:
         activation = ACTIVATIONS[self.activation]
         return [
             ResidualBlock(width, activation, generator) for _ in range(self.n_residual)
         ]
 
-    def _resolve_shape(self, n_features, image_shape) -> tuple[int, ...]:
+    def _resolve_shape(self, n_features: Any, image_shape: Any) -> tuple[int, ...]:
         shape = image_shape if self.image_shape is None else self.image_shape
         if shape is None:
             for n_channels in (1, 3):
@@ -169,9 +182,11 @@ class ConvNet(Network):
                 "(n_samples, channels, height, width)."
             )
         shape = (1, *shape) if len(shape) == 2 else tuple(shape)
+        if all(isinstance(side, Integral) for side in shape):
+            shape = tuple(int(side) for side in shape)  # products of uint8 overflow
         if (
             len(shape) != 3
-            or any(not isinstance(side, Integral) or side < 1 for side in shape)
+            or any(not isinstance(side, int) or side < 1 for side in shape)
             or shape[0] not in (1, 3)
             or math.prod(shape) != n_features
         ):
@@ -180,16 +195,14 @@ class ConvNet(Network):
                 "expected (height, width) or (channels, height, width) with 1 or 3 "
                 "channels."
             )
-        return tuple(int(side) for side in shape)
+        return shape
 
 
 def convolution(
     n_in: int, n_out: int, generator: torch.Generator, stride: int = 1
 ) -> nn.Conv2d:
     """A 3 x 3 convolution that keeps the size, or halves it (rounding up)."""
-    layer = nn.utils.skip_init(
-        nn.Conv2d, n_in, n_out, 3, stride=stride, padding=1, dtype=torch.float32
-    )
+    layer = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, device="meta")
     return initialise(layer, 9 * n_in, generator)
 
 
@@ -198,7 +211,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(
         self, width: int, activation: type[nn.Module], generator: torch.Generator
-    ):
+    ) -> None:
         super().__init__()
         # Of four channels at least: one that is normalised alone, where the image has
         # shrunk to a pixel, would say nothing.
@@ -221,7 +234,7 @@ class Doubling(nn.Module):
 
     def __init__(
         self, n_in: int, n_out: int, size: tuple[int, ...], generator: torch.Generator
-    ):
+    ) -> None:
         super().__init__()
         self.convolution = convolution(n_in, 4 * n_out, generator)
         self.size = size
@@ -231,7 +244,7 @@ class Doubling(nn.Module):
         return doubled[..., : self.size[0], : self.size[1]]
 
 
-class ConvModule(nn.Module):
+class ConvModule(NetworkModule):
     """The module that :class:`ConvNet` builds."""
 
     output_bias: nn.Parameter
@@ -244,22 +257,27 @@ class ConvModule(nn.Module):
         n_latent: int,
         n_outputs: int,
         n_widest: int,
-    ):
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.n_noise = n_latent
         self.n_outputs = n_outputs
-        #: Numbers that the widest layer has for each row.
         self.n_widest = n_widest
 
-    def infer(self, x: Tensor, noise: Tensor) -> GaussianPosterior:
-        """q(z|x) of rows (N, D) and its draws under noise (S, N, L)."""
-        mean, log_variance = self.encoder(x).float().chunk(2, dim=-1)
+    def infer(
+        self, seen: Tensor, noise: Tensor, dropout_noise: Tensor | None = None
+    ) -> Posterior:
+        mean, log_variance = self.encoder(seen).float().chunk(2, dim=-1)
         return GaussianPosterior.draw(mean, log_variance, noise)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Raw parameters (..., D, n_outputs) of z and conditions (..., L + C)."""
+    def decode(
+        self,
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Tensor:
+        z = beside(z, condition)
         images = self.decoder(z.flatten(0, -2)) + self.output_bias
         raw = images.unflatten(1, (-1, self.n_outputs)).movedim(2, -1)
-        return raw.flatten(1, 3).unflatten(0, z.shape[:-1])
+        return raw.flatten(1).unflatten(0, z.shape[:-1])

@@ -5,13 +5,21 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._compat import Interval, StrOptions
 from ..flows import SplineFlow
 from ..spec import LOG_2_PI
-from .base import ACTIVATIONS, MAX_LOG_VARIANCE, Network, Posterior, only_level
-from .mlp import MLP, MLPModule
+from .base import (
+    ACTIVATIONS,
+    MAX_LOG_VARIANCE,
+    Network,
+    NetworkInputs,
+    NetworkModule,
+    Posterior,
+    only_level,
+)
+from .mlp import MLP
 
 
 class FlowMLP(Network):
@@ -54,22 +62,22 @@ class FlowMLP(Network):
     posterior = "flow"
     needs_float32 = True
 
-    def __init__(self, n_transforms=2, flow_dim=64, activation="relu"):
+    def __init__(
+        self, n_transforms: Any = 2, flow_dim: Any = 64, activation: Any = "relu"
+    ) -> None:
         self.n_transforms = n_transforms
         self.flow_dim = flow_dim
         self.activation = activation
 
-    def build(self, *, latent_dim, generator, **sizes):
-        n_latent = only_level(latent_dim, self)
-        mlp = MLP(self.activation).build(
-            latent_dim=latent_dim, generator=generator, **sizes
-        )
+    def build(self, inputs: NetworkInputs) -> NetworkModule:
+        n_latent = only_level(inputs.latent_dim, self)
+        mlp = MLP(self.activation).build(inputs)
         flow = SplineFlow(
             n_latent,
             n_context=2 * n_latent,
-            n_transforms=self.n_transforms,
-            hidden_dim=self.flow_dim,
-            seed=generator.initial_seed() % 2**31,
+            n_transforms=int(self.n_transforms),
+            hidden_dim=int(self.flow_dim),
+            seed=inputs.generator.initial_seed() % 2**31,
         )
         return FlowModule(mlp, flow)
 
@@ -80,23 +88,24 @@ class FlowPosterior(Posterior):
 
     log_density: Tensor
 
-    def log_prob(self, *, path_derivative=False):
+    def log_prob(self, *, path_derivative: bool = False) -> Tensor:
         assert not path_derivative
         return self.log_density
 
 
-class FlowModule(nn.Module):
+class FlowModule(NetworkModule):
     """The module that :class:`FlowMLP` builds."""
 
-    def __init__(self, mlp: MLPModule, flow: SplineFlow):
+    def __init__(self, mlp: Any, flow: SplineFlow) -> None:
         super().__init__()
         self.mlp = mlp
         self.flow = flow
         self.n_noise = mlp.n_noise
 
-    def infer(self, x: Tensor, noise: Tensor) -> FlowPosterior:
-        """q(z|x) of rows (N, D) and its draws under noise (S, N, L)."""
-        context = self.mlp.encoder(x).float()
+    def infer(
+        self, seen: Tensor, noise: Tensor, dropout_noise: Tensor | None = None
+    ) -> Posterior:
+        context = self.mlp.encoder(seen).float()
         shift, log_variance = context.chunk(2, dim=-1)
         log_variance = log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
         centre = torch.zeros_like(noise[:1])
@@ -109,6 +118,10 @@ class FlowModule(nn.Module):
         )
         return FlowPosterior(z[:-1], z[-1], log_density)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Raw parameters (..., D, n_outputs) of z and conditions (..., L + C)."""
-        return self.mlp.decode(z)
+    def decode(
+        self,
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Tensor:
+        return self.mlp.decode(z, condition)

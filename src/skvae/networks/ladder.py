@@ -13,7 +13,11 @@ from .base import (
     MAX_LOG_VARIANCE,
     GaussianPosterior,
     Network,
+    NetworkInputs,
+    NetworkModule,
     Posterior,
+    PriorKL,
+    beside,
     dense,
     linear,
     log_normal,
@@ -70,30 +74,20 @@ class LadderNet(Network):
 
     posterior = "hierarchical"
 
-    def __init__(self, activation="relu"):
+    def __init__(self, activation: Any = "relu") -> None:
         self.activation = activation
 
-    def build(
-        self,
-        *,
-        n_features,
-        latent_dim,
-        hidden_dim,
-        n_outputs,
-        output_bias,
-        n_conditions,
-        image_shape,
-        generator,
-    ):
+    def build(self, inputs: NetworkInputs) -> NetworkModule:
         activation = ACTIVATIONS[self.activation]
-        widths = [n_features, *hidden_dim]
+        latent_dim, generator = inputs.latent_dim, inputs.generator
+        widths = [inputs.n_inputs, *inputs.hidden_dim]
         top_width = widths[-1]
         total = sum(latent_dim)
         # In the order of an MLP's layers: with one level the weights are the same.
         bottom = dense([*widths, 2 * latent_dim[0]], activation, generator)
-        mirrored = [total + n_conditions, *widths[:0:-1]]
-        decoder = dense([*mirrored, n_features * n_outputs], activation, generator)
-        set_bias(decoder[-1], output_bias)
+        mirrored = [total + inputs.n_conditions, *widths[:0:-1]]
+        decoder = dense([*mirrored, inputs.n_raw], activation, generator)
+        set_bias(decoder[-1], inputs.output_bias)
         up, heads, down = [bottom[:-1]], [bottom[-1]], []
         for width, above in pairwise(latent_dim):
             up.append(
@@ -107,7 +101,7 @@ class LadderNet(Network):
             # costs nothing, and is not given up before it has been of use.
             with torch.no_grad():
                 head.bias[len(head.bias) // 2 :] += START_LOG_VARIANCE
-        return LadderModule(up, heads, down, decoder, latent_dim, n_outputs)
+        return LadderModule(up, heads, down, decoder, latent_dim)
 
 
 @dataclass(frozen=True)
@@ -130,18 +124,18 @@ class LadderPosterior(Posterior):
     levels: list[GaussianPosterior]
     priors: list[tuple[Tensor, Tensor]]
 
-    def log_prob(self, *, path_derivative=False):
+    def log_prob(self, *, path_derivative: bool = False) -> Tensor:
         parts = [q.log_prob(path_derivative=path_derivative) for q in self.levels]
         return torch.stack(parts).sum(0)
 
     @property
-    def prior_z(self):
+    def prior_z(self) -> Tensor:
         return self.levels[-1].z
 
-    def prior_gaussian(self):
+    def prior_gaussian(self) -> tuple[Tensor, Tensor] | None:
         return self.levels[-1].gaussian()
 
-    def inner_log_prior(self):
+    def inner_log_prior(self) -> Tensor | float:
         return sum(
             (
                 log_normal(q.z, *prior).sum(-1)
@@ -150,7 +144,7 @@ class LadderPosterior(Posterior):
             0.0,
         )
 
-    def kl(self, prior_kl):
+    def kl(self, prior_kl: PriorKL) -> Tensor | None:
         top = self.levels[-1].kl(prior_kl)
         if top is None:
             return None
@@ -162,24 +156,25 @@ class LadderPosterior(Posterior):
         return torch.cat([*parts, top], dim=-1)
 
 
-class LadderModule(nn.Module):
+class LadderModule(NetworkModule):
     """The module that :class:`LadderNet` builds."""
 
-    def __init__(self, up, heads, down, decoder, latent_dim, n_outputs):
+    def __init__(
+        self, up: Any, heads: Any, down: Any, decoder: Any, latent_dim: Any
+    ) -> None:
         super().__init__()
         self.up = nn.ModuleList(up)
         self.heads = nn.ModuleList(heads)
         self.down = nn.ModuleList(down)
         self.decoder = decoder
         self.latent_dim = latent_dim
-        self.n_outputs = n_outputs
         self.n_noise = sum(latent_dim)
-        #: Noise that the levels below the top one take where z is drawn from the prior.
         self.n_inner_noise = sum(latent_dim[:-1])
 
-    def infer(self, x: Tensor, noise: Tensor) -> LadderPosterior:
-        """q(z|x) of rows (N, D) and its draws under noise (S, N, L)."""
-        said = []
+    def infer(
+        self, seen: Tensor, noise: Tensor, dropout_noise: Tensor | None = None
+    ) -> Posterior:
+        x, said = seen, []
         for up, head in zip(self.up, self.heads, strict=True):
             x = up(x)
             said.append(head(x).float().chunk(2, dim=-1))
@@ -211,7 +206,6 @@ class LadderModule(nn.Module):
         return mean, log_variance.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
     def complete(self, z: Tensor, noise: Tensor) -> Tensor:
-        """All levels (N, L) from the top one and noise (N, n_inner_noise)."""
         levels = [z]
         noises = noise.split(self.latent_dim[:-1], dim=-1)
         for i in reversed(range(len(self.down))):
@@ -219,6 +213,10 @@ class LadderModule(nn.Module):
             levels.insert(0, mean + torch.exp(0.5 * log_variance) * noises[i])
         return torch.cat(levels, dim=-1)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Raw parameters (..., D, n_outputs) of z and conditions (..., L + C)."""
-        return self.decoder(z).unflatten(-1, (-1, self.n_outputs))
+    def decode(
+        self,
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Tensor:
+        return self.decoder(beside(z, condition))

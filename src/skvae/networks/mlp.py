@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from .._compat import Interval, StrOptions
 from .base import (
     ACTIVATIONS,
+    Chains,
     GaussianPosterior,
     Network,
+    NetworkInputs,
+    NetworkModule,
+    Posterior,
+    beside,
     dense,
     only_level,
+    refuse_random_layers,
     set_bias,
 )
 
@@ -51,44 +57,34 @@ class MLP(Network):
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
 
-    def __init__(self, activation="relu", layer_norm=False, dropout=0.0):
+    def __init__(
+        self, activation: Any = "relu", layer_norm: Any = False, dropout: Any = 0.0
+    ) -> None:
         self.activation = activation
         self.layer_norm = layer_norm
         self.dropout = dropout
 
-    def build(
-        self,
-        *,
-        n_features,
-        latent_dim,
-        hidden_dim,
-        n_outputs,
-        output_bias,
-        n_conditions,
-        image_shape,
-        generator,
-    ):
-        n_latent = only_level(latent_dim, self)
-        widths = [n_features, *hidden_dim]
-        mirrored = [n_latent + n_conditions, *widths[:0:-1]]
+    def build(self, inputs: NetworkInputs) -> NetworkModule:
+        n_latent = only_level(inputs.latent_dim, self)
+        widths = [inputs.n_inputs, *inputs.hidden_dim]
+        mirrored = [n_latent + inputs.n_conditions, *widths[:0:-1]]
         module = MLPModule(
-            self._layers([*widths, 2 * n_latent], generator),
-            self._layers([*mirrored, n_features * n_outputs], generator),
+            self._layers([*widths, 2 * n_latent], inputs.generator),
+            self._layers([*mirrored, inputs.n_raw], inputs.generator),
             n_latent=n_latent,
-            n_outputs=n_outputs,
             dropout=self.dropout,
-            hidden_dim=hidden_dim,
+            hidden_dim=inputs.hidden_dim,
         )
-        set_bias(module.decoder[-1], output_bias)
+        set_bias(module.decoder[-1], inputs.output_bias)
         return module
 
-    def _layers(self, widths, generator):
+    def _layers(self, widths: Any, generator: torch.Generator) -> Any:
         return dense(
             widths, ACTIVATIONS[self.activation], generator, layer_norm=self.layer_norm
         )
 
 
-class MLPModule(nn.Module):
+class MLPModule(NetworkModule):
     """The module that :class:`MLP` builds."""
 
     encoder: nn.Sequential
@@ -100,34 +96,46 @@ class MLPModule(nn.Module):
         decoder: nn.Sequential,
         *,
         n_latent: int,
-        n_outputs: int,
-        dropout: float,
-        hidden_dim: Sequence[int],
-    ):
+        dropout: float = 0.0,
+        hidden_dim: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.n_noise = n_latent
-        self.n_outputs = n_outputs
         self.dropout = dropout
         self.hidden_dim = hidden_dim
-        #: Noise that dropout takes in training: a number for each hidden unit.
+        # A number for each hidden unit.
         self.n_dropout_noise = 2 * sum(hidden_dim) if dropout else 0
 
-    def infer(self, x: Tensor, noise: Tensor, dropout_noise: Tensor | None = None):
-        """q(z|x) of rows (N, D) and its draws under noise (S, N, L)."""
+    def infer(
+        self, seen: Tensor, noise: Tensor, dropout_noise: Tensor | None = None
+    ) -> Posterior:
         if dropout_noise is not None:
             dropout_noise = dropout_noise[0, :, : sum(self.hidden_dim)]
-        encoded = self._through(self.encoder, x, dropout_noise).float()
+        encoded = self._through(self.encoder, seen, dropout_noise).float()
         mean, log_variance = encoded.chunk(2, dim=-1)
         return GaussianPosterior.draw(mean, log_variance, noise)
 
-    def decode(self, z: Tensor, dropout_noise: Tensor | None = None) -> Tensor:
-        """Raw parameters (..., D, n_outputs) of z and conditions (..., L + C)."""
+    def decode(
+        self,
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Tensor:
         if dropout_noise is not None:
             dropout_noise = dropout_noise[..., sum(self.hidden_dim) :]
-        raw = self._through(self.decoder, z, dropout_noise)
-        return raw.unflatten(-1, (-1, self.n_outputs))
+        return self._through(self.decoder, beside(z, condition), dropout_noise)
+
+    def chains(self) -> Chains | None:
+        encoder, decoder = _chain(self.encoder), _chain(self.decoder)
+        parameters = list(self.parameters())
+        frozen = not all(parameter.requires_grad for parameter in parameters)
+        if self.dropout or frozen or encoder is None or decoder is None:
+            return None
+        if len(parameters) > 2 * len(encoder[0] + decoder[0]):
+            return None  # a module of the user's has more
+        return Chains(encoder[0], decoder[0], (encoder[1], decoder[1]))
 
     def _through(
         self, layers: nn.Sequential, x: Tensor, noise: Tensor | None
@@ -151,16 +159,16 @@ class EncoderDecoder(Network):
     """A pair of plain modules of your own.
 
     Every fit starts from a copy of them with the weights that they have; weights that
-    ask for no gradient stay so. The modules run in evaluation mode: Dropout does
-    nothing, BatchNorm keeps the statistics that it has.
+    ask for no gradient stay so. Dropout and BatchNorm are refused: the loss is a
+    function of weights, batch and noise, in which they could not act.
 
     Parameters
     ----------
     encoder : torch.nn.Module
         From x (N, D) to means and log-variances side by side (N, 2 L).
     decoder : torch.nn.Module
-        From z (..., L) to the likelihood's raw parameters (..., D * n_outputs), those
-        of a feature side by side. A conditional model appends the condition to z.
+        From z (..., L) to the likelihood's raw parameters (..., n_raw), those of a
+        feature side by side. A conditional model appends the condition to z.
 
     Examples
     --------
@@ -180,36 +188,24 @@ class EncoderDecoder(Network):
         "decoder": [nn.Module],
     }
 
-    def __init__(self, encoder, decoder):
+    def __init__(self, encoder: Any, decoder: Any) -> None:
         self.encoder = encoder
         self.decoder = decoder
 
-    def build(
-        self,
-        *,
-        n_features,
-        latent_dim,
-        n_outputs,
-        n_conditions,
-        **unused,
-    ):
-        n_latent = only_level(latent_dim, self)
-        module = MLPModule(
-            copy.deepcopy(self.encoder).float().eval(),
-            copy.deepcopy(self.decoder).float().eval(),
-            n_latent=n_latent,
-            n_outputs=n_outputs,
-            dropout=0.0,
-            hidden_dim=(),
-        )
+    def build(self, inputs: NetworkInputs) -> NetworkModule:
+        n_latent = only_level(inputs.latent_dim, self)
+        pair = copy.deepcopy((self.encoder, self.decoder))
+        module = MLPModule(*(part.float().eval() for part in pair), n_latent=n_latent)
         expected = {
-            "encoder": (n_features, 2 * n_latent),
-            "decoder": (n_latent + n_conditions, n_features * n_outputs),
+            "encoder": (inputs.n_inputs, 2 * n_latent),
+            "decoder": (n_latent + inputs.n_conditions, inputs.n_raw),
         }
+        parts = {"encoder": module.encoder, "decoder": module.decoder}
         for name, (n_in, n_out) in expected.items():
+            refuse_random_layers(name, parts[name])
             with torch.no_grad():
                 try:
-                    shape = tuple(getattr(module, name)(torch.zeros(2, n_in)).shape)
+                    shape = tuple(parts[name](torch.zeros(2, n_in)).shape)
                 except RuntimeError as error:
                     raise ValueError(
                         f"the {name} does not take an array of shape (n, {n_in}): "
@@ -221,3 +217,19 @@ class EncoderDecoder(Network):
                     f"expected (2, {n_out})."
                 )
         return module
+
+
+def _chain(layers: nn.Module) -> tuple[list[nn.Linear], bool] | None:
+    """Linear layers with nothing but ReLU, or nothing but tanh, between them."""
+    if type(layers) is not nn.Sequential:
+        return None
+    linear: list[Any] = list(layers)[::2]
+    between = {type(layer) for layer in list(layers)[1::2]}
+    simple = (
+        len(layers) % 2 == 1
+        and len(set(linear)) == len(linear)  # none is there twice
+        and all(type(layer) is nn.Linear for layer in linear)
+        and all(layer.bias is not None for layer in linear)
+        and between in (set(), {nn.ReLU}, {nn.Tanh})
+    )
+    return (linear, between == {nn.Tanh}) if simple else None

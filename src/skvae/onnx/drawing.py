@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,10 @@ from scipy.optimize import linprog
 from sklearn.base import BaseEstimator
 
 from .exporting import export
-from .metadata import require, shape_of, write_atomically
+from .graph import BANDS, Graph, read_graph
+from .metadata import write_atomically
 
 VIEWS = ("compact", "full")
-# Band -> title, line colour, fill colour; in the order of the computation.
-BANDS = {
-    "graph": ("Graph", "#6b7280", "#f3f4f6"),
-    "preprocessing": ("Preprocessing", "#6b7280", "#f3f4f6"),
-    "input": ("Input", "#6b7280", "#f3f4f6"),
-    "encoder": ("Encoder", "#2563eb", "#e8f0fe"),
-    "posterior": ("Posterior", "#7c3aed", "#f1ebfd"),
-    "prior": ("Prior", "#7c3aed", "#f1ebfd"),
-    "decoder": ("Decoder", "#059669", "#e6f6ef"),
-    "loss": ("Loss", "#d97706", "#fdf2e0"),
-    "output": ("Output", "#0891b2", "#e3f5f9"),
-}
-ORDER = {name: i for i, name in enumerate(BANDS)}
 # Operators that move numbers and change none.
 LAYOUT = {
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"),
@@ -86,137 +73,12 @@ def draw(
         raise ValueError(f"view={view!r} must be one of {list(VIEWS)}.")
     if isinstance(model, BaseEstimator):
         model = export(model, None, part or "elbo")
-    graph = _read(model, part)
+    graph = read_graph(model, part)
     boxes = _boxes(graph, compact=view == "compact")
     svg = _svg(_lay_out(boxes), graph)
     if path is not None:
         write_atomically(path, svg.encode())
     return svg
-
-
-# ---------------------------------------------------------------------- the graph
-
-
-@dataclass
-class _Graph:
-    """What is drawn of an ONNX graph."""
-
-    nodes: list[Any]
-    inputs: list[str]
-    outputs: list[str]
-    shapes: dict[str, str]  # of tensors, as text
-    weights: dict[str, list[int]]  # dimensions of initialisers
-    bands: dict[int, str]  # id of a node -> band
-    random: set[str]  # tensors that depend on noise
-    entries: dict[str, str]  # metadata
-
-    @property
-    def producers(self) -> dict[str, int]:
-        return {out: i for i, node in enumerate(self.nodes) for out in node.output}
-
-
-def _read(model: Any, part: str | None) -> _Graph:
-    onnx = require("onnx")
-    if isinstance(model, str | os.PathLike):
-        model = onnx.load(Path(model))
-    if not isinstance(model, onnx.ModelProto):
-        raise TypeError(
-            "draw takes a fitted VAEEstimator, a path or an onnx.ModelProto, got "
-            f"{type(model).__name__}."
-        )
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    names = [output.name for output in model.graph.output]
-    prefixes = sorted({name.split(".")[0] for name in names if "." in name})
-    if entries.get("part") == '"all"':
-        part = part or "elbo"
-        if part not in prefixes:
-            raise ValueError(f"part={part!r} must be one of {prefixes}.")
-    else:
-        prefixes = []
-    outputs = [n for n in names if not prefixes or n.split(".")[0] == part]
-
-    nodes: list[Any] = []
-    needed = set(outputs)
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            nodes.insert(0, node)
-    inputs = [v.name for v in model.graph.input if v.name in needed]
-    weights = {w.name: list(w.dims) for w in model.graph.initializer}
-    constants = {n.output[0] for n in nodes if n.op_type == "Constant"}
-    random = {name for name in inputs if name.split(".")[-1] == "noise"}
-    for node in nodes:
-        if random & set(node.input):
-            random |= set(node.output)
-        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
-            weights[node.output[0]] = weights[node.input[0]]
-
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        if value.type.HasField("tensor_type"):
-            draws = entries.get("n_draws", "S") if value.name in random else ""
-            shapes[value.name] = _shape(shape_of(value), draws)
-    graph = _Graph(
-        nodes=[n for n in nodes if n.op_type != "Constant"],
-        inputs=[name for name in inputs if name not in weights or prefixes],
-        outputs=outputs,
-        shapes=shapes,
-        weights={k: v for k, v in weights.items() if k not in inputs}
-        | {name: [] for name in constants},
-        bands={},
-        random=random,
-        entries=entries,
-    )
-    graph.bands = _find_bands(graph)
-    return graph
-
-
-def _shape(dims: list[int | str], n_draws: str) -> str:
-    """A shape as text: N rows, and draws of z for each."""
-    if dims and str(dims[0]) == n_draws:
-        n_draws = ""  # on an axis of their own: the other axis is the rows
-
-    def name(dim):
-        if isinstance(dim, int):
-            return f"{dim:,}"
-        return "N" if dim.endswith("rows") or not n_draws else f"{n_draws}·N"
-
-    return " × ".join(name(d) for d in dims)
-
-
-def _find_bands(graph: _Graph) -> dict[int, str]:
-    """The band in a node's name, or else that of what follows."""
-    bands: dict[int, str] = {}
-    users: dict[str, list[int]] = defaultdict(list)
-    for i, node in enumerate(graph.nodes):
-        for tensor in node.input:
-            users[tensor].append(i)
-    names = [
-        next((word for word in node.name.split("/")[::-1] if word in BANDS), None)
-        for node in graph.nodes
-    ]
-    if not any(names):
-        return dict.fromkeys(range(len(names)), "graph")
-    # In a file of ours an unnamed node was put in by quantisation and goes with its
-    # use; in a Pipeline, what comes before the VAE was converted by sklearn-onnx.
-    prepared: set[str] = set()
-    if "skvae" not in graph.entries:
-        for i, node in enumerate(graph.nodes):
-            if not names[i] and set(node.input) <= {
-                *prepared,
-                *graph.inputs,
-                *graph.weights,
-                "",
-            }:
-                names[i] = "preprocessing"
-                prepared |= set(node.output)
-    for i in reversed(range(len(graph.nodes))):
-        # No computation goes back to an earlier band.
-        after = [bands[j] for out in graph.nodes[i].output for j in users[out]]
-        found = [name for name in (names[i], *after) if name]
-        bands[i] = min(found, key=ORDER.__getitem__, default="output")
-    return bands
 
 
 # ---------------------------------------------------------------------- the boxes
@@ -249,7 +111,7 @@ class _Boxes:
     ports: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
 
-def _boxes(graph: _Graph, *, compact: bool) -> _Boxes:
+def _boxes(graph: Graph, *, compact: bool) -> _Boxes:
     """Boxes of the nodes, and the edges between boxes."""
     boxes: list[_Box] = []
     home: dict[str, int] = {}  # tensor -> box that it comes from
@@ -302,7 +164,7 @@ def _boxes(graph: _Graph, *, compact: bool) -> _Boxes:
     return _Boxes(boxes, edges)
 
 
-def _compact_keys(graph: _Graph) -> dict[int, Any]:
+def _compact_keys(graph: Graph) -> dict[int, Any]:
     """The box of each node, by a key; nodes that only work out shapes have none."""
     producers, bands = graph.producers, graph.bands
     static: set[str] = {""}
@@ -368,7 +230,7 @@ def _gate(nodes: list[Any], producers: dict[str, int], node: Any) -> int | None:
     return None
 
 
-def _users(graph: _Graph, node: Any) -> list[int]:
+def _users(graph: Graph, node: Any) -> list[int]:
     """Indices of the nodes that use what a node gives."""
     given = set(node.output)
     return [j for j, user in enumerate(graph.nodes) if given & set(user.input)]
@@ -378,7 +240,7 @@ def _source(tensor: str, keys: dict[int, Any], producers: dict[str, int]) -> Any
     return keys[producers[tensor]] if tensor in producers else tensor
 
 
-def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
+def _label(graph: Graph, members: list[int]) -> tuple[str, str]:
     """What a box of several nodes does, and a note in small print."""
     nodes = [graph.nodes[i] for i in members]
     ops = [node.op_type for node in nodes]
@@ -430,7 +292,7 @@ def _label(graph: _Graph, members: list[int]) -> tuple[str, str]:
     return first.op_type, ""
 
 
-def _layer(graph: _Graph, node: Any) -> tuple[str, str]:
+def _layer(graph: Graph, node: Any) -> tuple[str, str]:
     """A layer with weights: "Linear 784 → 400"."""
     names = [t for t in node.input if len(graph.weights.get(t, [])) > 1]
     size = graph.weights[names[0]] if names else []
@@ -532,7 +394,12 @@ def _rank(boxes: list[_Box], edges: Iterable[tuple[int, int]]) -> None:
         box.rank -= first
 
 
-def _straighten(boxes, ranks, segments, ports) -> None:
+def _straighten(
+    boxes: list[_Box],
+    ranks: list[list[int]],
+    segments: dict[tuple[int, int], str],
+    ports: dict[tuple[int, int], tuple[float, float]],
+) -> None:
     """Places along the ranks that keep edges short, and long edges straight.
 
     A linear programme (Gansner et al., 1993, "A technique for drawing directed
@@ -554,15 +421,19 @@ def _straighten(boxes, ranks, segments, ports) -> None:
             rows.append({i: 1.0, j: -1.0})
             limits.append(-(boxes[i].width + boxes[j].width) / 2 - GAP_X)
     matrix = np.zeros((len(rows), n + len(edges)))
-    for k, row in enumerate(rows):
-        matrix[k, list(row)] = list(row.values())
+    for k, terms in enumerate(rows):
+        matrix[k, list(terms)] = list(terms.values())
     lowest = [box.width / 2 + MARGIN for box in boxes] + [0.0] * len(edges)
     solved = linprog(cost, matrix, limits, bounds=[(x, None) for x in lowest])
     for box, x in zip(boxes, solved.x[:n], strict=True):
         box.x = float(x)
 
 
-def _ports(boxes, ranks, segments) -> dict[tuple[int, int], tuple[float, float]]:
+def _ports(
+    boxes: list[_Box],
+    ranks: list[list[int]],
+    segments: dict[tuple[int, int], str],
+) -> dict[tuple[int, int], tuple[float, float]]:
     """How far from the middle of its two boxes each edge begins and ends.
 
     Where several edges meet a box, they meet it side by side.
@@ -596,7 +467,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 """
 
 
-def _svg(drawn: _Boxes, graph: _Graph) -> str:
+def _svg(drawn: _Boxes, graph: Graph) -> str:
     boxes = drawn.boxes
     width = max(box.x + box.width / 2 for box in boxes) + 40
     title, subtitle = _titles(graph)
@@ -685,7 +556,7 @@ def _edges(drawn: _Boxes, fills: dict[int, str]) -> list[str]:
     return [*paths, *labels]
 
 
-def _titles(graph: _Graph) -> tuple[str, str]:
+def _titles(graph: Graph) -> tuple[str, str]:
     entries = {key: value.strip('"') for key, value in graph.entries.items()}
     title = entries.get("estimator", "ONNX graph")
     choices = [entries[k] for k in ("network", "likelihood", "prior") if k in entries]

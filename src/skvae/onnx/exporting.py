@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..estimator import VAEEstimator
-from ..inference import ELBO_DRAWS
+from ..fitted import ELBO_DRAWS, FittedVAE
+from ..forms import Labels
 from ..model import Model
-from ..spec import LOG_2_PI
+from ..networks import NetworkModule, Posterior
 from .metadata import (
     CONDITIONAL,
     PARTS,
     Metadata,
-    Support,
     require,
     write_atomically,
 )
+from .operators import translations
 
 # The oldest that torch writes, and so the one that most runtimes know.
 OPSET = 18
@@ -113,8 +114,11 @@ def export(
             f"opset={opset!r} must be an int from 18 to "
             f"{onnx.defs.onnx_opset_version()}."
         )
-    metadata, graphs = _describe(estimator, part)
-    proto = _trace(graphs, metadata, opset)
+    metadata = _describe(estimator.fitted_, type(estimator).__name__, part)
+    graphs = _graphs(estimator.fitted_, metadata)
+    proto = _trace(graphs, opset)
+    if part != "all":
+        _drop_prefix(proto.graph, part)
     _tidy(proto.graph, metadata)
     if part == "all":
         _give_defaults(proto)
@@ -126,45 +130,44 @@ def export(
     return proto
 
 
-def _describe(
-    estimator: VAEEstimator, part: str
-) -> tuple[Metadata, dict[str, "_Graph"]]:
-    model = copy.deepcopy(estimator.model_).cpu().eval()
-    units, likelihood = estimator.units_, estimator.likelihood_
-    n_features = len(units.scale)
-    names = getattr(estimator, "feature_names_in_", None)
-    classes = getattr(estimator, "classes_", None)
-    support = Support.of(likelihood, n_features)
-    metadata = Metadata.describe(
-        units,
-        support,
+def _describe(value: FittedVAE, estimator: str, part: str) -> Metadata:
+    form, choices, labels = value.form, value.choices, value.labels
+    named = all(isinstance(name, str) for name in form.names)
+    return Metadata.describe(
+        value.units,
+        choices.likelihood.supports(form.n_columns),
         skvae=__version__,
-        estimator=type(estimator).__name__,
+        estimator=estimator,
         part=part,
-        network=repr(estimator.network_),
-        likelihood=repr(likelihood),
-        prior=repr(estimator.prior_),
-        dtype=str(estimator._dtype),
-        n_features=n_features,
-        latent_dim=model.latent_dim,
-        n_noise=model.n_noise,
+        network=repr(choices.network),
+        likelihood=repr(choices.likelihood),
+        prior=repr(choices.prior),
+        dtype=form.dtype.name,
+        n_features=form.n_columns,
+        latent_dim=value.latent_dim,
+        n_noise=value.module.n_noise,
         n_draws=ELBO_DRAWS,
-        n_prior_noise=model.n_prior_noise,
-        feature_names=None if names is None else list(names),
-        classes=None if classes is None else classes.tolist(),
+        n_prior_noise=value.module.n_prior_noise,
+        feature_names=form.names if named else None,
+        classes=labels.classes.tolist() if isinstance(labels, Labels) else None,
     )
+
+
+def _graphs(value: FittedVAE, metadata: Metadata) -> dict[str, "_Graph"]:
+    model = copy.deepcopy(value.module).cpu().eval()
     model.network = _Steps(model.network)
-    x_dtype = torch.float32 if units.is_identity else torch.float64
+    n_conditions = value.labels.n_conditions
+    x_dtype = torch.float32 if value.units.is_identity else torch.float64
     columns = {
-        "X": (n_features, x_dtype),
-        "Z": (model.latent_dim, torch.float32),
-        "condition": (0 if classes is None else len(classes), torch.float32),
+        "X": (metadata.n_features, x_dtype),
+        "Z": (metadata.latent_dim, torch.float32),
+        "condition": (n_conditions, torch.float32),
     }
     graphs = {}
     # Unlike numbers of rows, lest the tracer take two axes for one.
     for n_rows, name in enumerate(metadata.parts, start=2):
         inputs = list(PARTS[name][0])
-        if classes is not None and name in CONDITIONAL:
+        if n_conditions and name in CONDITIONAL:
             inputs.append("condition")
         examples = {}
         for tensor in inputs:
@@ -174,52 +177,106 @@ def _describe(
             elif name == "prior":
                 shape, dtype = (n_rows, metadata.n_prior_noise), torch.float32
             else:
-                shape, dtype = (n_rows, ELBO_DRAWS, model.n_noise), torch.float32
+                shape = (n_rows, metadata.n_draws, metadata.n_noise)
+                dtype = torch.float32
             examples[tensor] = torch.full(shape, 0.5, dtype=dtype)
         graphs[name] = _Graph(model, metadata, name, examples)
-    return metadata, graphs
+    return graphs
 
 
 class _Infer(nn.Module):
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: NetworkModule):
         super().__init__()
-        self.network: Any = network
+        self.network = network
 
-    def forward(self, x: Tensor, noise: Tensor) -> Any:
-        return self.network.infer(x, noise)
+    def forward(self, seen: Tensor, noise: Tensor) -> Posterior:
+        return self.network.infer(seen, noise)
 
 
 class _Decode(nn.Module):
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: NetworkModule):
         super().__init__()
-        self.network: Any = network
+        self.network = network
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
         # In two dimensions a linear layer is one node, with the weights as they are.
-        raw = self.network.decode(z.reshape(-1, z.shape[-1]))
-        return raw.reshape(*z.shape[:-1], *raw.shape[1:])
+        rows = z.reshape(-1, z.shape[-1])
+        if condition is not None:
+            condition = condition.reshape(-1, condition.shape[-1])
+        return self.network.decode(rows, condition).reshape(*z.shape[:-1], -1)
 
 
-class _Steps(nn.Module):
+class _Steps(NetworkModule):
     """A network whose two steps are modules, so that the tracer names their nodes."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: NetworkModule):
         super().__init__()
         self.infer_step = _Infer(network)
         self.decode_step = _Decode(network)
+        self.n_noise = network.n_noise
+        self.n_inner_noise = network.n_inner_noise
 
-    def infer(self, x: Tensor, noise: Tensor) -> Any:
-        return self.infer_step(x, noise)
+    def infer(
+        self, seen: Tensor, noise: Tensor, dropout_noise: Tensor | None = None
+    ) -> Posterior:
+        return self.infer_step(seen, noise)
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decode_step(z)
+    def decode(
+        self,
+        z: Tensor,
+        condition: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Tensor:
+        return self.decode_step(z, condition)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            infer_step: Any = super().__getattr__("infer_step")
-            return getattr(infer_step.network, name)
+    def complete(self, z: Tensor, noise: Tensor) -> Tensor:
+        return self.infer_step.network.complete(z, noise)
+
+
+class _Nearest(nn.Module):
+    """X with each entry outside the likelihood's support moved into it."""
+
+    low: Tensor
+    high: Tensor
+    step: Tensor
+    rounded: Tensor
+    margin: Tensor
+
+    def __init__(self, metadata: Metadata, dtype: torch.dtype):
+        super().__init__()
+        n = metadata.n_features
+        numbers = {"low": -np.inf, "high": np.inf, "step": 1.0, "margin": 0.0}
+        arrays = {name: np.full(n, absent) for name, absent in numbers.items()}
+        rounded = np.zeros(n, dtype=bool)
+        for support, columns in metadata.supports:
+            arrays["low"][columns], arrays["high"][columns] = support.bounds
+            arrays["margin"][columns] = support.margin
+            if support.step is not None:
+                rounded[columns], arrays["step"][columns] = True, support.step
+        self.is_bounded = bool(np.isfinite([arrays["low"], arrays["high"]]).any())
+        self.is_rounded = bool(rounded.any())
+        self.is_whole = bool((arrays["step"] == 1).all())
+        self.is_open = bool(arrays["margin"].any())
+        for name, array in arrays.items():
+            self.register_buffer(name, torch.from_numpy(array).to(dtype))
+        self.register_buffer("rounded", torch.from_numpy(rounded))
+
+    def forward(self, X: Tensor) -> Tensor:
+        nearest = X
+        if self.is_rounded:
+            whole = X.round() if self.is_whole else self._level(X)
+            nearest = torch.where(self.rounded, whole, X)
+        if self.is_bounded:
+            nearest = torch.clamp(nearest, self.low, self.high)
+        if self.is_open:
+            # What lies within the margin is within the support, and stays.
+            beyond = torch.maximum(self.low - X, X - self.high)
+            within = (self.margin > 0) & (beyond < self.margin)
+            nearest = torch.where(within, X, nearest)
+        return nearest
+
+    def _level(self, X: Tensor) -> Tensor:
+        return (X * self.step.reciprocal()).round() * self.step
 
 
 class _Graph(nn.Module):
@@ -227,9 +284,6 @@ class _Graph(nn.Module):
 
     location: Tensor
     scale: Tensor
-    low: Tensor
-    high: Tensor
-    integer: Tensor
 
     def __init__(
         self, model: Model, metadata: Metadata, part: str, examples: dict[str, Tensor]
@@ -238,22 +292,26 @@ class _Graph(nn.Module):
         self.model = model
         self.examples = examples
         self.part = part
-        units, support = metadata.units, metadata.support
+        units = metadata.units
         self.identity = units.is_identity
         self.log_scale = units.log_scale
-        self.output_dtype = getattr(torch, metadata.dtype)
-        x_dtype = torch.float32 if self.identity else torch.float64
-        self.bounded = metadata.low is not None or metadata.high is not None
-        self.rounded = metadata.integer is not None
+        self.output_dtype = (
+            torch.float32 if metadata.dtype == "float32" else torch.float64
+        )
         self.register_buffer("location", torch.from_numpy(units.location))
         self.register_buffer("scale", torch.from_numpy(units.scale))
-        self.register_buffer("low", torch.from_numpy(support.low).to(x_dtype))
-        self.register_buffer("high", torch.from_numpy(support.high).to(x_dtype))
-        self.register_buffer("integer", torch.from_numpy(support.integer))
+        x_dtype = torch.float32 if self.identity else torch.float64
+        self.nearest = _Nearest(metadata, x_dtype)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        compute: Callable[..., tuple[Tensor, ...]] = getattr(self, f"_{self.part}")
-        return compute(**dict(zip(self.examples, inputs, strict=True)))
+        compute: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+            "encoder": self._encoder,
+            "decoder": self._decoder,
+            "autoencoder": self._autoencoder,
+            "elbo": self._elbo,
+            "prior": self._prior,
+        }
+        return compute[self.part](**dict(zip(self.examples, inputs, strict=True)))
 
     def _standardize(self, X: Tensor) -> Tensor:
         return X if self.identity else ((X - self.location) / self.scale).float()
@@ -263,34 +321,35 @@ class _Graph(nn.Module):
             return x
         return (x.double() * self.scale + self.location).to(self.output_dtype)
 
-    def _clip(self, X: Tensor) -> Tensor:
-        if self.rounded:
-            X = torch.where(self.integer, X.round(), X)
-        return torch.clamp(X, self.low, self.high) if self.bounded else X
-
     def _mean(self, X: Tensor) -> Tensor:
         x = self._standardize(X)
         # Not len(x): the tracer would take it for a constant.
         noise = x.new_zeros(1, x.shape[0], self.model.n_noise)
         return self.model.infer(x, noise).mean
 
-    def _encoder(self, X):
+    def _encoder(self, X: Tensor) -> tuple[Tensor, ...]:
         return (self._mean(X),)
 
-    def _decoder(self, Z, **condition):
-        return (self._restore(self.model.mean(Z, **condition)),)
+    def _decoder(
+        self, Z: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return (self._restore(self.model.mean(Z, condition)),)
 
-    def _autoencoder(self, X, **condition):
-        return self._decoder(self._mean(X), **condition)
+    def _autoencoder(
+        self, X: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return self._decoder(self._mean(X), condition)
 
-    def _elbo(self, X, noise, **condition):
-        x = self._standardize(self._clip(X))
+    def _elbo(
+        self, X: Tensor, noise: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        x = self._standardize(self.nearest(X))
         draws = noise.transpose(0, 1)
-        terms = self.model.terms(x, draws, analytic_kl=True, **condition)
+        terms = self.model.terms(x, draws, condition, analytic_kl=True)
         reconstruction = terms.reconstruction + self.log_scale
         return -(reconstruction + terms.divergence), reconstruction, terms.divergence
 
-    def _prior(self, noise):
+    def _prior(self, noise: Tensor) -> tuple[Tensor, ...]:
         # An output must not be an input, as the standard normal's draws are.
         return (self.model.draw_latent(noise).clone(),)
 
@@ -310,16 +369,20 @@ class _All(nn.Module):
         return tuple(outputs)
 
 
-def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
-    """A ModelProto of the parts side by side."""
+def _trace(graphs: dict[str, _Graph], opset: int) -> Any:
+    """A ModelProto of the parts side by side, each name with its part before it.
+
+    The tracer calls tensors after the functions that make them, but never with a dot:
+    no tensor has the name of an input or output.
+    """
     examples, shapes, inputs, outputs = [], [], [], []
     for part, graph in graphs.items():
         rows = torch.export.Dim(f"{part}_rows", min=1)
         for tensor, example in graph.examples.items():
             examples.append(example)
             shapes.append({0: rows})
-            inputs.append(metadata.name(part, tensor))
-        outputs += [metadata.name(part, tensor) for tensor in PARTS[part][1]]
+            inputs.append(f"{part}.{tensor}")
+        outputs += [f"{part}.{tensor}" for tensor in PARTS[part][1]]
     module = _All(graphs).eval()
     # The tracer draws from torch's global generator where a flow is bent.
     with (
@@ -342,83 +405,31 @@ def _trace(graphs: dict[str, _Graph], metadata: Metadata, opset: int) -> Any:
             input_names=inputs,
             output_names=outputs,
             opset_version=opset,
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
             verbose=False,
         )
     assert program is not None
     return program.model_proto
 
 
-def _translations() -> dict[Any, Any]:
-    """Functions that the exporter lacks, or writes so that they lose their digits."""
-    aten = torch.ops.aten
-    return {
-        aten.lgamma.default: _log_gamma,
-        torch.ops.prims.lgamma.default: _log_gamma,
-        aten.log_sigmoid.default: _log_sigmoid,
-        aten.expm1.default: _expm1,
-        aten.softplus.default: _softplus,
-        aten.log1p.default: _log1p,
-    }
+def _drop_prefix(graph: Any, part: str) -> None:
+    """Inputs and outputs without their part's name before them."""
+    prefix = f"{part}."
+    given = [*graph.input, *graph.output]
+    names = {value.name: value.name.removeprefix(prefix) for value in given}
+    # A mean over draws is called "mean", as the output of the encoder is.
+    made = {name for node in graph.node for name in node.output}
+    names.update((name, f"{prefix}{name}") for name in made & set(names.values()))
+    for value in given:
+        value.name = names[value.name]
+    _rename(graph, names)
 
 
-def _log_sigmoid(x: Any) -> Any:
-    # Not the logarithm of a sigmoid, which is 0 from -104 on.
-    op = require("onnxscript").opset18
-    return op.Neg(op.Softplus(op.Neg(x)))
-
-
-def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    # The hot spot of a Bernoulli's ELBO: onnxruntime's own kernel takes half as long
-    # again. At the threshold the tail is below float32's digits by itself.
-    op = require("onnxscript").opset18
-    factor = op.CastLike(op.Constant(value_float=float(beta)), x)
-    one = op.CastLike(op.Constant(value_float=1.0), x)
-    scaled = op.Mul(x, factor)
-    tail = op.Log(op.Add(op.Exp(op.Neg(op.Abs(scaled))), one))
-    return op.Div(op.Add(op.Relu(scaled), tail), factor)
-
-
-def _expm1(x: Any) -> Any:
-    # In double precision, or the difference of near equals is left without digits.
-    op, double = require("onnxscript").opset18, require("onnx").TensorProto.DOUBLE
-    wide = op.Cast(x, to=double)
-    one = op.CastLike(op.Constant(value_float=1.0), wide)
-    return op.CastLike(op.Sub(op.Exp(wide), one), x)
-
-
-def _log1p(x: Any) -> Any:
-    op, double = require("onnxscript").opset18, require("onnx").TensorProto.DOUBLE
-    wide = op.Cast(x, to=double)
-    one = op.CastLike(op.Constant(value_float=1.0), wide)
-    return op.CastLike(op.Log(op.Add(wide, one)), x)
-
-
-def _log_gamma(x: Any) -> Any:
-    """The logarithm of the gamma function for x > 0, which ONNX has no operator for.
-
-    By Stirling's series at x + 8 and the recurrence down to x, in double precision.
-    """
-    onnx, op = require("onnx"), require("onnxscript").opset18
-
-    def number(value: float) -> Any:
-        return op.Constant(value=onnx.numpy_helper.from_array(np.float64(value)))
-
-    double = op.Cast(x, to=onnx.TensorProto.DOUBLE)
-    product = double
-    for k in range(1, 8):
-        product = op.Mul(product, op.Add(double, number(k)))
-    far = op.Add(double, number(8))
-    square = op.Mul(far, far)
-    series = number(1 / 1188)
-    for coefficient in (-1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
-        series = op.Add(op.Div(series, square), number(coefficient))
-    stirling = op.Sub(
-        op.Mul(op.Sub(far, number(0.5)), op.Log(far)),
-        op.Sub(far, number(LOG_2_PI / 2)),
-    )
-    result = op.Sub(op.Add(stirling, op.Div(series, far)), op.Log(product))
-    return op.CastLike(result, x)
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    """Give tensors other names, wherever nodes use them."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def _tidy(graph: Any, metadata: Metadata) -> None:
@@ -451,15 +462,17 @@ def _tidy(graph: Any, metadata: Metadata) -> None:
 def _rename_weights(graph: Any) -> None:
     """The network's own names: encoder.0.weight, without the way that led to it."""
     names: dict[str, str] = {}
+    taken = {value.name for value in (*graph.input, *graph.output)}
+    taken.update(name for node in graph.node for name in node.output)
     for weight in graph.initializer:
         short = re.sub(r"^graphs\.part_\w+\.(model\.)?", "", weight.name)
         short = re.sub(r"^network\.(infer|decode)_step\.network\.", "", short)
-        if short not in names.values():
+        if short not in taken:
             names[weight.name] = short
+            taken.add(short)
     for weight in graph.initializer:
         weight.name = names.get(weight.name, weight.name)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
+    _rename(graph, names)
 
 
 def _give_defaults(proto: Any) -> None:

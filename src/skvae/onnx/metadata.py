@@ -2,14 +2,18 @@
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
+from ..support import Support
 from ..units import Units
 
 # Part of the model -> what its graph takes and gives, by name. In a file of
@@ -38,55 +42,6 @@ def require(module: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Support:
-    """A box that each feature is moved into before it is scored.
-
-    Attributes
-    ----------
-    low, high : ndarray of shape (D,)
-        Infinite where there is no bound.
-    integer : ndarray of bool, shape (D,)
-        Whether the feature is rounded first.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    integer: np.ndarray
-
-    @classmethod
-    def of(cls, likelihood: Any, n_features: int) -> "Support":
-        """The box of a likelihood, found by asking for the nearest value of probes.
-
-        A support that is no box (features that depend on each other) is given as all
-        of the real numbers: such rows are scored as they come.
-        """
-
-        def nearest(X):
-            return np.asarray(likelihood.nearest_in_support(X), dtype=np.float64)
-
-        far = np.full((1, n_features), 1e6)
-        low, high = nearest(-far)[0], nearest(far)[0]
-        box = cls(
-            low=np.where(low == -1e6, -np.inf, low),
-            high=np.where(high == 1e6, np.inf, high),
-            integer=np.zeros(n_features, bool),
-        )
-        probe = box.clip(np.full((1, n_features), 0.25))
-        box.integer[:] = nearest(probe)[0] != probe[0]
-        probes = np.random.RandomState(0).uniform(-9, 9, (64, n_features))
-        if np.array_equal(box.clip(probes), nearest(probes)):
-            return box
-        everything = np.full(n_features, np.inf)
-        return cls(-everything, everything, np.zeros(n_features, bool))
-
-    def clip(self, X: np.ndarray) -> np.ndarray:
-        """X (N, D) moved into the box, in its own dtype."""
-        rounded = np.where(self.integer, np.rint(X), X) if self.integer.any() else X
-        low, high = self.low.astype(X.dtype), self.high.astype(X.dtype)
-        return np.clip(rounded, low, high)
-
-
-@dataclass(frozen=True)
 class Metadata:
     """The entries of ``metadata_props``, each as JSON.
 
@@ -99,6 +54,7 @@ class Metadata:
     dtype : str
         Of the rows that the decoder gives.
     n_features, latent_dim : int
+        Columns of X (a category is one column of codes), and width of z.
     n_noise, n_draws : int
         Standard normal numbers that one draw of a row needs, and the draws of an ELBO:
         the input ``noise`` is of shape (rows, n_draws, n_noise).
@@ -108,9 +64,15 @@ class Metadata:
     location, scale : list of float or None
         The units of X inside the model, where it standardises.
     low, high : list of float or None
-        The likelihood's support, where it is bounded.
+        Where values below and above the likelihood's support are moved to before they
+        are scored. These and the following have one entry for each column, or a single
+        one for all; a None in them stands for a column without bound or step.
     integer : list of bool or None
-        Which features are rounded to score them, where there are any.
+        Which columns hold whole numbers only.
+    step : list of float or None
+        Distance of the values that a column may have, other than 1.
+    margin : list of float or None
+        Distance of ``low`` and ``high`` from the ends of an open interval.
     """
 
     skvae: str
@@ -129,36 +91,78 @@ class Metadata:
     classes: list[Any] | None = None
     location: list[float] | None = None
     scale: list[float] | None = None
-    low: list[float] | None = None
-    high: list[float] | None = None
+    low: list[float | None] | None = None
+    high: list[float | None] | None = None
     integer: list[bool] | None = None
+    step: list[float | None] | None = None
+    margin: list[float] | None = None
 
     @classmethod
-    def describe(cls, units: Units, support: Support, **entries: Any) -> "Metadata":
-        """Entries from a model, with what says nothing left out."""
+    def describe(
+        cls,
+        units: Units,
+        supports: Iterable[tuple[Support, Sequence[int]]],
+        **entries: Any,
+    ) -> "Metadata":
+        """Entries from a model, with what says nothing left out.
+
+        ``supports`` are those of a likelihood and the columns that have each.
+        """
+        by_column: list[Support] = [Support()] * len(units.scale)
+        for support, columns in supports:
+            for column in columns:
+                by_column[column] = support
+        bounds = [support.bounds for support in by_column]
+        steps = [support.step for support in by_column]
+        other_steps = [None if step == 1 else step for step in steps]
         return cls(
             location=None if units.is_identity else units.location.tolist(),
             scale=None if units.is_identity else units.scale.tolist(),
-            low=_unless(np.isneginf(support.low).all(), support.low),
-            high=_unless(np.isposinf(support.high).all(), support.high),
-            integer=_unless(not support.integer.any(), support.integer),
+            low=_compact([_finite(low) for low, _ in bounds], None),
+            high=_compact([_finite(high) for _, high in bounds], None),
+            integer=_compact([step == 1 for step in steps], False),
+            step=_compact(other_steps, None),
+            margin=_compact([support.margin for support in by_column], 0.0),
             **entries,
         )
 
-    @property
+    @cached_property
     def units(self) -> Units:
         if self.location is None or self.scale is None:
             return Units.identity(self.n_features)
         return Units(np.array(self.location), np.array(self.scale))
 
-    @property
-    def support(self) -> Support:
-        def box(value, default):
-            return np.full(self.n_features, default if value is None else value)
+    @cached_property
+    def supports(self) -> list[tuple[Support, list[int]]]:
+        """The supports, and the columns that have each."""
+        columns: dict[Support, list[int]] = {}
+        for column, (low, high, integer, step, margin) in enumerate(
+            zip(
+                self._by_column(self.low, -inf),
+                self._by_column(self.high, inf),
+                self._by_column(self.integer, False),
+                self._by_column(self.step, None),
+                self._by_column(self.margin, 0.0),
+                strict=True,
+            )
+        ):
+            step = 1.0 if integer else step
+            support = Support(low - margin, high + margin, step, margin)
+            columns.setdefault(support, []).append(column)
+        return list(columns.items())
 
-        return Support(
-            box(self.low, -np.inf), box(self.high, np.inf), box(self.integer, False)
-        )
+    def _by_column(self, values: list[Any] | None, absent: Any) -> list[Any]:
+        values = [absent if value is None else value for value in values or [None]]
+        return values * self.n_features if len(values) == 1 else values
+
+    def nearest(self, X: np.ndarray) -> np.ndarray:
+        """X (N, n_features) with each entry outside the support moved into it."""
+        if len(self.supports) == 1:
+            return self.supports[0][0].nearest(X)
+        nearest = np.empty_like(X)
+        for support, columns in self.supports:
+            nearest[:, columns] = support.nearest(X[:, columns])
+        return nearest
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -187,11 +191,16 @@ class Metadata:
             ) from error
 
 
-def _unless(absent: Any, values: np.ndarray) -> list[Any] | None:
-    # One number where all features agree.
-    if absent:
-        return None
-    return values[:1].tolist() if (values == values[0]).all() else values.tolist()
+def _finite(bound: float) -> float | None:
+    """JSON knows no infinity."""
+    return float(bound) if np.isfinite(bound) else None
+
+
+def _compact(values: list[Any], absent: Any) -> list[Any] | None:
+    """One entry where all columns agree, None where all of them have ``absent``."""
+    if any(value != values[0] for value in values):
+        return values
+    return None if values[0] == absent else values[:1]
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -215,10 +224,8 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
         except ValueError:
             entries[entry.key] = entry.value
     entries["opset"] = {i.domain or "ai.onnx": i.version for i in model.opset_import}
-    for kind in ("input", "output"):
-        entries[f"{kind}s"] = {
-            value.name: shape_of(value) for value in getattr(model.graph, kind)
-        }
+    entries["inputs"] = {value.name: shape_of(value) for value in model.graph.input}
+    entries["outputs"] = {value.name: shape_of(value) for value in model.graph.output}
     entries["bytes"] = Path(path).stat().st_size
     return entries
 

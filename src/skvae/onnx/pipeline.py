@@ -62,10 +62,11 @@ def _set_output(operator: Any) -> None:
     """Tell sklearn-onnx the type and the shape of the output."""
     types = require("skl2onnx.common.data_types")
     estimator = operator.raw_operator
-    width, kind = estimator.model_.latent_dim, types.FloatTensorType
+    value = estimator.fitted_
+    width, kind = value.latent_dim, types.FloatTensorType
     if _reconstructs(operator.scope_inst, estimator):
-        width = estimator.n_features_in_
-        if not estimator.units_.is_identity and estimator._dtype == np.float64:
+        width = value.form.n_columns
+        if not value.units.is_identity and value.form.dtype == np.float64:
             kind = types.DoubleTensorType
     n_rows = operator.inputs[0].type.shape[0]
     operator.outputs[0].type = kind([n_rows, width])

@@ -4,15 +4,16 @@ import copy
 import os
 import tempfile
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import validate_data
 
+from ..checks import warn
 from .metadata import require, write_atomically
-from .runtime import OnnxVAE
+from .runtime import DTYPES, OnnxVAE
 
 # The layers with weights; densities stay in float32.
 _OPERATORS = ["Gemm", "MatMul", "Conv", "ConvTranspose"]
@@ -121,28 +122,27 @@ def quantize(
     metadata = before.metadata_
     calibrating = X_calibration is not None
     if calibrating:
-        X_calibration = before._check(X_calibration)
+        X_calibration = _checked(before, X_calibration)
     if X is not None:
-        source, X = "given", before._check(X)
+        source, X = "given", _checked(before, X)
     elif calibrating:
         source, X = "calibration", X_calibration
     else:
-        source, X = "model", _imagine(before)
+        source, X = "model", _made_up(before)
 
     model = onnx.load(path)
     if not any(node.op_type in _OPERATORS for node in model.graph.node):
         raise ValueError(f"{os.fspath(path)!r} has no layers with weights to quantise.")
     if _CONVOLUTIONS & {node.op_type for node in model.graph.node}:
-        _warn(
-            "convolutions get smaller, not faster"
-            + ("" if calibrating else ", and dynamic quantisation makes them slower")
-            + ". Where speed matters, keep the float32 file"
-            + (
-                ", or give X_calibration for static quantisation."
-                if not calibrating
-                else "."
+        message = "convolutions get smaller, not faster"
+        if calibrating:
+            message += ". Where speed matters, keep the float32 file."
+        else:
+            message += (
+                ", and dynamic quantisation makes them slower. Where speed matters, "
+                "keep the float32 file, or give X_calibration for static quantisation."
             )
-        )
+        warn(message)
     _quantize(model, out, before, X_calibration)
     after = OnnxVAE(out, n_threads=1)
 
@@ -167,7 +167,7 @@ def quantize(
         rows_per_second_after=len(X) / min(seconds[1]),
         rows=source,
     )
-    _complain(report)
+    warn_of_losses(report)
     return report
 
 
@@ -175,12 +175,12 @@ def _mean(values: np.ndarray | None) -> float | None:
     return None if values is None else float(values.mean(dtype=np.float64))
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=3)
+def _checked(vae: OnnxVAE, X: Any) -> np.ndarray:
+    return validate_data(vae, X, dtype=DTYPES, reset=False)
 
 
-def _complain(report: QuantizationReport) -> None:
-    """Say what got worse."""
+def warn_of_losses(report: QuantizationReport) -> None:
+    """Warn of what the quantised file does worse than the other."""
     worse = []
     if report.bytes_after > report.bytes_before:
         worse.append(
@@ -198,15 +198,13 @@ def _complain(report: QuantizationReport) -> None:
                 f"worse (ELBO {report.elbo_before:.4g} to {report.elbo_after:.4g})"
             )
     if worse:
-        warnings.warn(
+        warn(
             f"the quantised file is {', '.join(worse)}; keep the float32 file where "
-            "that matters.",
-            UserWarning,
-            stacklevel=3,
+            "that matters."
         )
 
 
-def _imagine(vae: OnnxVAE) -> np.ndarray:
+def _made_up(vae: OnnxVAE) -> np.ndarray:
     """Rows to measure on where there are none: from the model, if it can make some."""
     metadata, n_rows = vae.metadata_, 512
     if metadata.part == "all":
@@ -214,7 +212,7 @@ def _imagine(vae: OnnxVAE) -> np.ndarray:
     else:
         normal = np.random.RandomState(0).standard_normal((n_rows, metadata.n_features))
         X = metadata.units.restore(normal)
-    return metadata.support.clip(X)
+    return metadata.nearest(X)
 
 
 def _classes(vae: OnnxVAE, n_rows: int) -> np.ndarray | None:
@@ -229,7 +227,7 @@ def _inputs(vae: OnnxVAE, part: str, X: np.ndarray) -> dict[str, Any]:
     y = _classes(vae, len(X))
     normal = np.random.RandomState(0).standard_normal
     if part == "elbo":
-        return vae._scored(X, y)
+        return vae.file_.elbo_inputs(X, y)
     if part == "prior":
         return {"noise": normal((len(X), metadata.n_prior_noise))}
     if part == "decoder" and "encoder" in metadata.parts:
@@ -238,7 +236,7 @@ def _inputs(vae: OnnxVAE, part: str, X: np.ndarray) -> dict[str, Any]:
         inputs = {"Z": normal((len(X), metadata.latent_dim))}
     else:
         inputs = {"X": X}
-    return {**inputs, "condition": vae._condition(part, y, len(X))}
+    return {**inputs, "condition": vae.file_.condition(part, y, len(X))}
 
 
 def _outputs(
@@ -247,7 +245,7 @@ def _outputs(
     """The first output of each part, or of one."""
     names = {"encoder": "mean", "prior": "Z", "elbo": "elbo"}
     return {
-        f"{part}.{names.get(part, 'X_mean')}": vae._run(
+        f"{part}.{names.get(part, 'X_mean')}": vae.file_.run(
             part, names.get(part, "X_mean"), **_inputs(vae, part, X)
         )
         for part in vae.metadata_.parts
@@ -307,17 +305,17 @@ def _reader(vae: OnnxVAE, X: np.ndarray) -> Any:
     base: Any = require("onnxruntime.quantization").CalibrationDataReader
 
     class Reader(base):
-        def __init__(self):
+        def __init__(self) -> None:
             self.blocks = iter(range(0, len(X), 256))
 
-        def get_next(self):
+        def get_next(self) -> dict[str, np.ndarray] | None:
             start = next(self.blocks, None)
             if start is None:
                 return None
             feeds = {}
             for part in vae.metadata_.parts:
                 inputs = _inputs(vae, part, X[start : start + 256])
-                feeds.update(vae._feeds(part, **inputs))
+                feeds.update(vae.file_.feeds(part, **inputs))
             return feeds
 
     return Reader()

@@ -12,6 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..estimator import VAEEstimator
+
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -68,10 +70,19 @@ def styled(keywords: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     return defaults | dict(keywords)
 
 
-def vae_of(estimator: Any) -> Any:
-    """The fitted VAE: the estimator itself, or the last step of a Pipeline."""
+def vae_of(estimator: VAEEstimator | Pipeline) -> VAEEstimator:
+    """The fitted VAE: the estimator itself, or the end of a (nested) Pipeline."""
     check_is_fitted(estimator)
-    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    while isinstance(estimator, Pipeline):
+        estimator = estimator[-1]
+    return estimator
+
+
+def is_alone(estimator: VAEEstimator | Pipeline) -> bool:
+    """Whether no step stands before the VAE."""
+    if not isinstance(estimator, Pipeline):
+        return True
+    return len(estimator) == 1 and is_alone(estimator[-1])
 
 
 def tidy(ax: Axes) -> None:

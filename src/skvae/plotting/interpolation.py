@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
 from .base import Display
 from .rows import (
@@ -21,6 +22,8 @@ from .rows import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -57,7 +60,7 @@ class InterpolationDisplay(Display):
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: VAEEstimator | Pipeline,
         X_start: Any,
         X_end: Any,
         *,
@@ -98,8 +101,10 @@ class InterpolationDisplay(Display):
                 f"X_start has {len(start)} rows and X_end has {len(end)}: give one end "
                 "for each start."
             )
+        lines = np.linspace(start, end, n_steps, axis=1)
+        interpolations, image_shape = decode(estimator, lines, image_shape)
         display = cls(
-            interpolations=decode(estimator, np.linspace(start, end, n_steps, axis=1)),
+            interpolations=interpolations,
             image_shape=image_shape,
             feature_names=feature_names_of(estimator),
         )

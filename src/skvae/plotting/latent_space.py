@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import column_or_1d
 
 from .base import BLUE, RAMP, Display, colour_bar, styled, tidy
@@ -17,6 +18,8 @@ from .rows import encode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -57,7 +60,7 @@ class LatentSpaceDisplay(Display):
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: VAEEstimator | Pipeline,
         X: Any,
         y: ArrayLike | None = None,
         *,

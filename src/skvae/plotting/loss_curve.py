@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.pipeline import Pipeline
 
 from .base import BLUE, GREEN, ORANGE, Display, styled, tidy, vae_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -58,7 +61,11 @@ class LossCurveDisplay(Display):
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, *, ax: Axes | None = None, **kwargs: Any
+        cls,
+        estimator: VAEEstimator | Pipeline,
+        *,
+        ax: Axes | None = None,
+        **kwargs: Any,
     ) -> Self:
         """Draw the ``history_`` of a fitted estimator.
 

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
+from sklearn.pipeline import Pipeline
 
 from .base import Display, vae_of
 from .rows import decode, draw_images, find_image_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -52,7 +55,7 @@ class ManifoldDisplay(Display):
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: VAEEstimator | Pipeline,
         *,
         n_steps: int = 21,
         image_shape: tuple[int, ...] | None = None,
@@ -79,7 +82,7 @@ class ManifoldDisplay(Display):
         ValueError
             If ``latent_dim`` is not 2, or if the rows are no images.
         """
-        latent_dim = vae_of(estimator).latent_dim
+        latent_dim = vae_of(estimator).fitted_.latent_dim
         if latent_dim != 2:
             raise ValueError(
                 f"ManifoldDisplay needs latent_dim=2 and got latent_dim={latent_dim}. "
@@ -87,7 +90,8 @@ class ManifoldDisplay(Display):
             )
         values = norm.ppf((np.arange(n_steps) + 0.5) / n_steps)
         z0, z1 = np.meshgrid(values, values[::-1])
-        images = decode(estimator, np.stack([z0, z1], axis=-1))
+        plane = np.stack([z0, z1], axis=-1)
+        images, image_shape = decode(estimator, plane, image_shape)
         display = cls(images=images, values=values, image_shape=image_shape)
         return display.plot(ax=ax, **kwargs)
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
-from .base import GREY, ORANGE, Display
+from .._compat import safe_indexing
+from .base import GREY, ORANGE, Display, is_alone, vae_of
 from .rows import (
+    as_rows,
     decode,
     draw_images,
     draw_lines,
@@ -21,6 +24,8 @@ from .rows import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -37,6 +42,8 @@ class ReconstructionDisplay(Display):
         (height, width), (channels, height, width) or (height, width, 3). None takes
         square images of at least 8 x 8 where the number of features allows, grey
         before colour (channels first); () says that the rows are no images.
+        ``from_estimator`` takes the shape of the images that the estimator was fitted
+        on, where it is known.
     feature_names : sequence of str, default=None
         Names to show where the rows are no images.
 
@@ -64,7 +71,7 @@ class ReconstructionDisplay(Display):
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: VAEEstimator | Pipeline,
         X: Any,
         *,
         n_samples: int = 10,
@@ -78,7 +85,7 @@ class ReconstructionDisplay(Display):
         ----------
         estimator : VAEEstimator or Pipeline
             Fitted estimator, or a fitted Pipeline that ends in one.
-        X : array-like of shape (n_rows, n_features)
+        X : array-like of shape (n_rows, n_features), or images of four axes
             Data.
         n_samples : int, default=10
             How many rows to show.
@@ -93,10 +100,13 @@ class ReconstructionDisplay(Display):
         -------
         ReconstructionDisplay
         """
-        X = X[:n_samples]
+        X, vae = safe_indexing(X, slice(n_samples)), vae_of(estimator)
+        Z = encode(estimator, X)
+        checked = vae.fitted_.form.check(vae, X) if is_alone(estimator) else X
+        originals, image_shape = as_rows(estimator, checked, image_shape)
         display = cls(
-            originals=np.asarray(X),
-            reconstructions=decode(estimator, encode(estimator, X)),
+            originals=originals,
+            reconstructions=decode(estimator, Z, image_shape)[0],
             image_shape=image_shape,
             feature_names=feature_names_of(estimator),
         )

@@ -8,30 +8,75 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
-from .base import ramp, styled, tidy
+from .base import is_alone, ramp, styled, tidy, vae_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..estimator import VAEEstimator
 
-def feature_names_of(estimator: Any) -> Sequence[str] | None:
-    return getattr(estimator, "feature_names_in_", None)
+Shape = tuple[int, ...]
 
 
-def encode(estimator: Any, X: Any) -> NDArray[Any]:
+def feature_names_of(estimator: VAEEstimator | Pipeline) -> Sequence[str] | None:
+    try:
+        return estimator.feature_names_in_
+    except AttributeError:  # scikit-learn's way to say that X had no names
+        return None
+
+
+def encode(estimator: VAEEstimator | Pipeline, X: Any) -> NDArray[Any]:
     return np.asarray(estimator.transform(X))
 
 
-def decode(estimator: Any, Z: NDArray[Any]) -> NDArray[Any]:
-    """Decode Z (..., latent_dim) to rows (..., n_features)."""
-    rows = np.asarray(estimator.inverse_transform(Z.reshape(-1, Z.shape[-1])))
-    return rows.reshape(*Z.shape[:-1], -1)
+def decode(
+    estimator: VAEEstimator | Pipeline, Z: NDArray[Any], image_shape: Shape | None
+) -> tuple[NDArray[Any], Shape | None]:
+    """Decode Z (..., latent_dim) to rows (..., n_features).
+
+    Returns the rows and their image shape, see :func:`as_rows`.
+    """
+    decoded = vae_of(estimator).inverse_transform(Z.reshape(-1, Z.shape[-1]))
+    rows, image_shape = as_rows(estimator, undo_steps(estimator, decoded), image_shape)
+    return rows.reshape(*Z.shape[:-1], -1), image_shape
 
 
-def find_image_shape(
-    image_shape: tuple[int, ...] | None, n_features: int
-) -> tuple[int, ...]:
+def undo_steps(estimator: VAEEstimator | Pipeline, rows: Any) -> Any:
+    """Rows of the VAE, taken back through the steps of the Pipeline before it."""
+    if not isinstance(estimator, Pipeline):
+        return rows
+    rows = undo_steps(estimator[-1], rows)
+    return estimator[:-1].inverse_transform(rows) if len(estimator) > 1 else rows
+
+
+def as_rows(
+    estimator: VAEEstimator | Pipeline, X: Any, image_shape: Shape | None
+) -> tuple[NDArray[Any], Shape | None]:
+    """Rows as the user has them, as numbers (n_samples, n_features).
+
+    Categories of a data frame become their codes.
+
+    Returns the rows and their image shape. Where that is None, it becomes the one of X
+    itself, if X has four axes, else the one that the VAE was fitted with, if the rows
+    have as many features.
+    """
+    fitted = vae_of(estimator).fitted_
+    array = np.asarray(fitted.form.batch(X)[0] if is_alone(estimator) else X)
+    rows = array.reshape(len(array), -1)
+    if image_shape is not None:
+        return rows, image_shape
+    if array.ndim == 4:
+        return rows, array.shape[1:]
+    known = fitted.form.image_shape or fitted.choices.network.image_shape
+    if known is None or prod(known) != rows.shape[1]:
+        # Where the numbers differ, a step before the VAE made its features.
+        return rows, None
+    return rows, tuple(known)
+
+
+def find_image_shape(image_shape: Shape | None, n_features: int) -> Shape:
     """The shape of an image, or () where rows are no images."""
     if image_shape is None:
         for channels in ((), (3,)):
@@ -55,7 +100,7 @@ def find_image_shape(
 def draw_images(
     ax: Axes,
     rows: NDArray[Any],
-    image_shape: tuple[int, ...],
+    image_shape: Shape,
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
     gap: int | None = None,
@@ -147,10 +192,8 @@ def draw_lines(
     )
     ax.tick_params(length=0)
     ax.grid(False, axis="y")
+    # A legend stands beside the title, which takes half of this width.
+    width = max(0.3 * n_features + 2.5, 0.0 if column_labels is None else 6.4)
     # Names are turned: the longest one needs its share of the height.
-    names_height = 0.06 * max(
-        map(len, [""] if feature_names is None else feature_names)
-    )
-    return min(0.3 * n_features + 2.5, 10.0), max(
-        0.7 * n_down, 2.4
-    ) + 1.0 + names_height
+    longest = max(map(len, [""] if feature_names is None else feature_names))
+    return min(width, 10.0), max(0.7 * n_down, 2.4) + 1.0 + 0.06 * longest

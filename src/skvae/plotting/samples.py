@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from .base import BLUE, Display, styled, vae_of
-from .rows import draw_images, draw_lines, feature_names_of, find_image_shape
+from .rows import (
+    as_rows,
+    draw_images,
+    draw_lines,
+    feature_names_of,
+    find_image_shape,
+    undo_steps,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -52,7 +61,7 @@ class SampleDisplay(Display):
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: VAEEstimator | Pipeline,
         *,
         n_samples: int = 64,
         random_state: int | np.random.RandomState | None = None,
@@ -78,11 +87,12 @@ class SampleDisplay(Display):
         -------
         SampleDisplay
         """
-        samples = vae_of(estimator).sample(n_samples, random_state=random_state)
-        if isinstance(estimator, Pipeline) and len(estimator) > 1:
-            samples = estimator[:-1].inverse_transform(samples)
+        drawn = vae_of(estimator).sample(n_samples, random_state=random_state)
+        samples, image_shape = as_rows(
+            estimator, undo_steps(estimator, drawn), image_shape
+        )
         display = cls(
-            samples=np.asarray(samples),
+            samples=samples,
             image_shape=image_shape,
             feature_names=feature_names_of(estimator),
         )

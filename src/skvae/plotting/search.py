@@ -139,7 +139,10 @@ class SearchDisplay(Display):
         for index in drawn:
             scores[cell(candidates[index])] = mean[index]
             errors[cell(candidates[index])] = results[f"std_test_{metric}"][index]
-        best = getattr(search, "best_index_", None)
+        try:
+            best = search.best_index_
+        except AttributeError:  # several scores, and none named by refit
+            best = drawn[-1]
         display = cls(
             scores=scores,
             errors=errors,
@@ -238,7 +241,7 @@ def _choose_axes(search: Any, x: str | None, y: str | None) -> tuple[str, str | 
     if x is not None:
         return x, y
     # The resource of successive halving grows with its iterations.
-    known = (y, getattr(search, "resource", None))
+    known = (y, search.get_params(deep=False).get("resource"))
     free = [
         name
         for name in names

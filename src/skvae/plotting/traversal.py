@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
 from .base import Display, vae_of
 from .rows import (
@@ -21,6 +22,8 @@ from .rows import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..estimator import VAEEstimator
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -63,7 +66,7 @@ class LatentTraversalDisplay(Display):
     @classmethod
     def from_estimator(
         cls,
-        estimator: Any,
+        estimator: VAEEstimator | Pipeline,
         X: Any = None,
         *,
         row: int | None = None,
@@ -104,7 +107,7 @@ class LatentTraversalDisplay(Display):
         ValueError
             If ``row`` is given and X is not, or has no such row.
         """
-        latent_dim = vae_of(estimator).latent_dim
+        latent_dim = vae_of(estimator).fitted_.latent_dim
         Z = np.zeros((0, latent_dim)) if X is None else encode(estimator, X)
         if row is not None and not -len(Z) <= row < len(Z):
             raise ValueError(f"row={row} is no row of X, which has {len(Z)} rows.")
@@ -113,11 +116,12 @@ class LatentTraversalDisplay(Display):
         # Stable, so that equally active dimensions keep their order.
         dimensions = np.argsort(-activity, kind="stable")[:n_dimensions]
         values = np.linspace(-limit, limit, n_steps)
-        traversals = np.tile(centre, (len(dimensions), n_steps, 1))
+        codes = np.tile(centre, (len(dimensions), n_steps, 1))
         for place, dimension in enumerate(dimensions):
-            traversals[place, :, dimension] = values
+            codes[place, :, dimension] = values
+        traversals, image_shape = decode(estimator, codes, image_shape)
         display = cls(
-            traversals=decode(estimator, traversals),
+            traversals=traversals,
             values=values,
             dimensions=dimensions.tolist(),
             image_shape=image_shape,
