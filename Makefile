@@ -8,7 +8,8 @@ demo: .venv/.demo
 	$(BIN)/skvae demo --out skvae-demo
 
 # Two processes with one thread each: more threads only wait for each other.
-PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test: .venv/.test
 	$(PYTEST) -m "not slow"

@@ -65,8 +65,8 @@ def rows_of(likelihood, dtype=np.float64):
     return family.nearest(X), X * 1.3 - 0.6
 
 
-# An export takes seconds. The quick tests have every network once (the shared models
-# are of the kind mlp), and every likelihood once, as a column of a table.
+# An export takes seconds. The quick tests have one network (that of the shared models)
+# and every likelihood once, as a column of a table; the other networks are slow.
 
 
 @pytest.mark.slow
