@@ -63,6 +63,11 @@ GREY = {
 }
 
 
+def n_trained(vae):
+    """Epochs that an estimator has seen, 0 before it is fitted."""
+    return len(vae.fitted_.history) if vae.__sklearn_is_fitted__() else 0
+
+
 def report(name, **figures):
     figures = {
         k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()
@@ -89,7 +94,7 @@ def train_on_new_draws(name):
     minutes = 0.0
     if checkpoint.exists():
         vae, minutes = joblib.load(checkpoint)
-    for epoch in range(len(getattr(vae, "_records", [])), options.epochs):
+    for epoch in range(n_trained(vae), options.epochs):
         started = time.perf_counter()
         rate = 1e-3 * (1 + cos(pi * epoch / options.epochs))
         vae.set_params(learning_rate=max(rate, 1e-6))
